@@ -1,0 +1,1 @@
+"""ONTO WHAT: devices; the only folder that imports jax."""

@@ -1,0 +1,1 @@
+"""MOVED: the narrow waist that drives tickets through slots."""

@@ -1,0 +1,165 @@
+"""The conveyor: ordered, bounded, cancellable work; one ticket in, one value out."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, final
+
+import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from anyio.abc import TaskGroup
+
+__all__ = ["Conveyor", "Gate", "Outcome", "Permit"]
+
+K = TypeVar("K")
+K_contra = TypeVar("K_contra", contravariant=True)
+V = TypeVar("V")
+
+
+class Permit(Protocol):
+    """What a ticket needs before its work begins."""
+
+    def release(self) -> None:
+        """Give the permit back; harmless to repeat."""
+
+
+class Gate(Protocol[K_contra]):
+    """Where permits come from."""
+
+    async def __call__(self, ticket: K_contra, /) -> Any: ...
+
+
+@final
+class Outcome(Generic[K, V]):
+    """The place on the belt where one ticket's value or error appears."""
+
+    __slots__ = ("done", "error", "permit", "ticket", "value")
+
+    def __init__(self, ticket: K, permit: Permit) -> None:
+        self.ticket = ticket
+        self.permit = permit
+        self.done = False
+        self.value: V | None = None
+        self.error: BaseException | None = None
+
+
+@final
+class Conveyor(Generic[K, V]):
+    """Run ``work(ticket, permit)`` for each ticket and keep the outcomes on a belt.
+
+    A ticket begins once the gate has granted it a permit, in ticket order; the value owns
+    that permit from then on. An async context manager, to be entered and left by one task;
+    the belt may be read from any other. Reading is synchronous: `take` what is there, or
+    wait for `changed`. A reader that is cancelled while it waits has therefore taken nothing.
+    """
+
+    def __init__(
+        self,
+        tickets: Iterator[K],
+        work: Callable[[K, Any], Awaitable[V]],
+        *,
+        gate: Gate[K],
+        ordered: bool = True,
+    ) -> None:
+        self._tickets = tickets
+        self._work = work
+        self._gate = gate
+        self._ordered = ordered
+        self._belt: deque[Outcome[K, V]] = deque()
+        self._group: TaskGroup | None = None
+        self._feeding: anyio.CancelScope | None = None
+        self._change = anyio.Event()
+        self._exhausted = False
+        self.loading = 0
+        self.failure: Exception | None = None
+
+    def __repr__(self) -> str:
+        return f"<Conveyor: {self.loading} loading, {self.ready} ready>"
+
+    async def __aenter__(self) -> Self:
+        self._group = await anyio.create_task_group().__aenter__()
+        self._feeding = anyio.CancelScope()
+        self._group.start_soon(self._feed, self._group, self._feeding)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        # The body's own exception is not handed to the group: it belongs to the caller, and
+        # must not come back wrapped in an ExceptionGroup.
+        assert self._group is not None
+        self._group.cancel_scope.cancel()
+        try:
+            await self._group.__aexit__(None, None, None)
+        finally:
+            self._exhausted = True
+            for outcome in self._belt:
+                outcome.value = None
+                outcome.permit.release()
+            self._belt.clear()
+            self._changed()
+
+    @property
+    def ready(self) -> int:
+        """How many outcomes are on the belt and done."""
+        return sum(outcome.done for outcome in self._belt)
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing on the belt and nothing more will come."""
+        return self._exhausted and not self._belt and self.loading == 0
+
+    def take(self) -> Outcome[K, V] | None:
+        """Take the next outcome off the belt, or return None if it is not there yet."""
+        if self._belt and self._belt[0].done:
+            return self._belt.popleft()
+        return None
+
+    async def changed(self) -> None:
+        """Wait until something has happened on the belt."""
+        await self._change.wait()
+
+    def stop_feeding(self) -> None:
+        """Begin no more tickets; those under way go on."""
+        if self._feeding is not None:
+            self._feeding.cancel()
+
+    async def _feed(self, group: TaskGroup, scope: anyio.CancelScope) -> None:
+        # Permits are taken here, one ticket at a time, and never inside a job: were a later
+        # ticket to take the last permit before an earlier one, an ordered belt would wait
+        # for itself for ever.
+        try:
+            with scope:
+                for ticket in self._tickets:
+                    permit = await self._gate(ticket)
+                    outcome: Outcome[K, V] = Outcome(ticket, permit)
+                    if self._ordered:
+                        self._belt.append(outcome)
+                    self.loading += 1
+                    group.start_soon(self._run, outcome)
+        except Exception as error:  # in the tickets or the gate: no more will come
+            self.failure = error
+        finally:
+            self._exhausted = True
+            self._changed()
+
+    async def _run(self, outcome: Outcome[K, V]) -> None:
+        try:
+            outcome.value = await self._work(outcome.ticket, outcome.permit)
+        except Exception as error:
+            outcome.error = error
+            outcome.permit.release()
+        except BaseException:
+            outcome.permit.release()
+            raise
+        finally:
+            self.loading -= 1
+        outcome.done = True
+        if not self._ordered:
+            self._belt.append(outcome)
+        self._changed()
+
+    def _changed(self) -> None:
+        change, self._change = self._change, anyio.Event()
+        change.set()

@@ -1,0 +1,44 @@
+"""Explaining: from what went wrong somewhere to an error that names group, batch and item."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aioloader._executors.failures import short
+from aioloader.errors import ItemError, LoadError, WorkerDied
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aioloader.protocols import Ticket
+
+__all__ = ["explain"]
+
+
+def explain(
+    error: Exception, ticket: Ticket, items: Sequence[object], *, stage: str = "load"
+) -> LoadError:
+    """Return the :class:`LoadError` to raise in the batch's turn.
+
+    An :class:`ItemError` names its row and item, and brings its traceback from where the
+    item was loaded as a note; its cause becomes the cause. Any other error concerns the
+    batch as a whole.
+    """
+    group = f"{'validation' if ticket.validation else 'training'} group {ticket.group}"
+    where = f"{ticket.describe()} could not be loaded"
+    if not isinstance(error, ItemError):
+        message = f"{where}: {stage} failed: {type(error).__name__}: {error}"
+        return LoadError(message, group=group, batch=ticket.group_index)
+    row = error.row
+    item = items[row] if row < len(items) else None
+    kind = WorkerDied if error.died else LoadError
+    explained = kind(
+        f"{where}: row {row} (item {short(item)}): {error}",
+        group=group,
+        batch=ticket.group_index,
+        row=row,
+        item=item,
+    )
+    if error.remote_traceback:
+        explained.add_note(f"Where it happened:\n{error.remote_traceback}")
+    return explained

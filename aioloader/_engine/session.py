@@ -1,0 +1,333 @@
+"""The session: one run of tickets through lease, fetch, fill, store, place and delivery."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final
+
+import anyio
+
+from aioloader._engine.conveyor import Conveyor, Outcome
+from aioloader._engine.explaining import explain
+from aioloader._engine.fetching import Fetcher
+from aioloader._engine.statistics import Meter
+from aioloader._memory.arena import Arena, ArenaSlot, slot_bytes
+from aioloader.errors import ItemError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+
+    from aioloader.protocols import Cache, Executor, Extras, Filled, Layouts, Ticket
+
+__all__ = ["Feed", "Loaded", "Loan", "Placed", "Session", "SessionSpec"]
+
+T = TypeVar("T")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Arrays as the consumer gets them, and their layouts."""
+
+    arrays: Mapping[str, Any]
+    layouts: Layouts
+
+
+class Feed(Protocol):
+    """What a session asks of the face above it. Nothing here may touch the event loop."""
+
+    def layout_key(self, ticket: Ticket) -> int:
+        """Return which of the layouts the ticket's slot has."""
+
+    def items(self, ticket: Ticket) -> Sequence[Any]:
+        """Return the ticket's items."""
+
+    def items_are_quick(self, ticket: Ticket) -> bool:
+        """Tell whether that takes well under a millisecond."""
+
+    def place(self, ticket: Ticket, slot: ArenaSlot, extras: Extras) -> Placed:
+        """Return the arrays to deliver, over the slot or apart from it."""
+
+    def place_is_quick(self, ticket: Ticket) -> bool:
+        """Tell whether that takes well under a millisecond."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SessionSpec:
+    """How a session is to run."""
+
+    feed: Feed
+    executor: Executor
+    layouts: tuple[Layouts, ...]
+    depth: int
+    ordered: bool
+    reclaim: Callable[[], object]
+    fetch: Callable[[Any], Awaitable[Any]] | None = None
+    max_concurrency: int = 64
+    retries: int = 0
+    item_timeout: float | None = None
+    caches: Mapping[int, Cache] | None = None
+
+
+@final
+@dataclass(slots=True)
+class Loaded:
+    """A batch on its way to the consumer."""
+
+    ticket: Ticket
+    layouts: Layouts
+    arrays: Mapping[str, Any]
+    extras: Extras
+    nbytes: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """A slot whose batch has been delivered and that something still reads."""
+
+    ticket: Ticket
+    seconds: float
+
+
+@final
+class Session:
+    """Drive tickets through slots, in one task of its own.
+
+    Owns the arena, the executor, a helper thread and the task; `aclose` gives them back in
+    reverse order, and may be called from any task of the loop. The task exists so that a
+    session may be opened in one task, read in others and closed in yet another.
+    """
+
+    def __init__(self, spec: SessionSpec, tickets: Iterator[Ticket]) -> None:
+        self._spec = spec
+        self._tickets = tickets
+        self._arena: Arena | None = None
+        self._fetcher: Fetcher | None = None
+        self._conveyor: Conveyor[Ticket, Loaded] | None = None
+        self._driver: asyncio.Task[None] | None = None
+        self._opened = anyio.Event()
+        self._again = anyio.Event()
+        self._closing = False
+        self._loans: dict[int, tuple[Ticket, float | None]] = {}
+        self.meter = Meter()
+
+    def __repr__(self) -> str:
+        return f"<Session: {self._conveyor!r}, {self._arena!r}>"
+
+    # Opening and closing ------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Reserve the memory, start the executor, and begin with the first tickets."""
+        self._loop = asyncio.get_running_loop()
+        self._helper = ThreadPoolExecutor(1, "aioloader-helper")
+        spec = self._spec
+        try:
+            nbytes = slot_bytes(spec.layouts) * spec.depth
+            segment = await self._in_helper(spec.executor.allocate, nbytes)
+            self._arena = Arena(
+                segment, depth=spec.depth, layouts=spec.layouts, reclaim=spec.reclaim
+            )
+            self._driver = asyncio.create_task(self._drive(), name="aioloader-session")
+            self._driver.add_done_callback(lambda _: self._opened.set())
+            await self._opened.wait()
+            if self._driver.done():
+                self._driver.result()
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        """End everything the session owns, in bounded time; harmless to repeat."""
+        if self._closing:
+            return
+        self._closing = True
+        self._again.set()
+        with anyio.CancelScope(shield=True):
+            if self._driver is not None:
+                await asyncio.wait([self._driver])
+        if self._arena is not None:
+            self._arena.close()
+        self._helper.shutdown(wait=False, cancel_futures=True)
+        if self._driver is not None and not self._driver.cancelled():
+            self._driver.result()
+
+    def restart(self, tickets: Iterator[Ticket]) -> None:
+        """Drop what is under way and go on with other tickets; workers and memory stay."""
+        self._tickets = tickets
+        self._conveyor = None
+        self._opened = anyio.Event()
+        self._again.set()
+
+    def stop_feeding(self) -> None:
+        """Begin no more tickets."""
+        if self._conveyor is not None:
+            self._conveyor.stop_feeding()
+
+    async def _drive(self) -> None:
+        spec = self._spec
+        async with AsyncExitStack() as owned:
+            executor = await owned.enter_async_context(spec.executor)
+            if spec.fetch is not None:
+                fetcher = Fetcher(
+                    spec.fetch,
+                    executor,
+                    max_concurrency=spec.max_concurrency,
+                    retries=spec.retries,
+                    timeout=spec.item_timeout,
+                )
+                self._fetcher = await owned.enter_async_context(fetcher)
+            while not self._closing:
+                self._again = anyio.Event()
+                belt = Conveyor(self._tickets, self._work, gate=self._gate, ordered=spec.ordered)
+                async with belt as self._conveyor:
+                    self._opened.set()
+                    await self._again.wait()
+
+    # Reading --------------------------------------------------------------------------------------
+
+    def take(self) -> Outcome[Ticket, Loaded] | None:
+        """Take the next outcome if it is there; synchronous, so that none can be lost."""
+        outcome = None if self._conveyor is None else self._conveyor.take()
+        if outcome is not None and outcome.value is not None:
+            loaded = outcome.value
+            self._loans[outcome.permit.index] = (loaded.ticket, time.monotonic())  # type: ignore[attr-defined]
+            self.meter.deliver(loaded.ticket.rows, loaded.nbytes)
+            if self._arena is not None:
+                self._loop.call_soon(self._arena.kick)
+        return outcome
+
+    def ended(self) -> bool:
+        """Tell whether nothing more will come; raises what kept it from coming."""
+        if self._driver is not None and self._driver.done() and not self._closing:
+            self._driver.result()  # an engine that failed must not look like the end of the data
+        if self._closing or self._driver is None or self._driver.done():
+            return True
+        if self._conveyor is None or not self._conveyor.ended:
+            return False
+        if self._conveyor.failure is not None:
+            raise self._conveyor.failure
+        return True
+
+    async def changed(self) -> None:
+        """Wait until it is worth to look again."""
+        if self._conveyor is None:
+            await self._opened.wait()
+        else:
+            await self._conveyor.changed()
+
+    def check_loop(self) -> None:
+        """Raise :class:`RuntimeError` on any other loop than the session's own."""
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(
+                "this loader was entered on another event loop; enter it on the loop that "
+                "iterates over it"
+            )
+
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """How many tickets wait for a slot, load, are ready, and how many slots are on loan."""
+        belt, arena = self._conveyor, self._arena
+        if belt is None or arena is None:
+            return 0, 0, 0, 0
+        return int(arena.starved), belt.loading, belt.ready, arena.on_loan
+
+    def loans(self) -> list[Loan]:
+        """Return the delivered batches that still take a slot each, oldest first."""
+        arena, now = self._arena, time.monotonic()
+        if arena is None:
+            return []
+        return sorted(
+            (
+                Loan(ticket, now - since)
+                for index, (ticket, since) in self._loans.items()
+                if since is not None and not arena.is_free(index)
+            ),
+            key=lambda loan: -loan.seconds,
+        )
+
+    # One batch ------------------------------------------------------------------------------------
+
+    async def _gate(self, ticket: Ticket) -> ArenaSlot:
+        assert self._arena is not None
+        slot = await self._arena.acquire(self._spec.feed.layout_key(ticket), ticket.rows)
+        self._loans[slot.index] = (ticket, None)
+        return slot
+
+    async def _work(self, ticket: Ticket, slot: ArenaSlot) -> Loaded:
+        feed, meter = self._spec.feed, self.meter
+        cache = (self._spec.caches or {}).get(slot.layout_key)
+        rows: Sequence[int] = range(ticket.rows)
+        if cache is not None:
+            rows = await cache.fetch(ticket, slot)
+        extras: Extras = {}
+        if rows:
+            extras = await self._fill(ticket, slot, rows)
+        if rows and cache is not None:
+            started = time.perf_counter()
+            await cache.store(ticket, slot, rows)
+            meter.store_seconds += time.perf_counter() - started
+        nbytes = sum(array.nbytes for array in slot.arrays.values())
+        placed = await self._place(feed, ticket, slot, extras)
+        slot.release()
+        return Loaded(ticket, placed.layouts, placed.arrays, extras, nbytes)
+
+    async def _fill(self, ticket: Ticket, slot: ArenaSlot, rows: Sequence[int]) -> Extras:
+        feed, meter, started = self._spec.feed, self.meter, time.perf_counter()
+        items: Sequence[Any] = ()
+        try:
+            if feed.items_are_quick(ticket):
+                items = feed.items(ticket)
+            else:
+                items = await self._in_helper(feed.items, ticket)
+            seeds: Sequence[int | None] = ticket.seeds or (None,) * ticket.rows
+            wanted = items
+            if len(rows) != ticket.rows:
+                wanted = [items[row] for row in rows]
+                seeds = [seeds[row] for row in rows]
+            filled = await self._fill_from(slot, rows, wanted, seeds)
+        except Exception as error:
+            cause = error.__cause__ if isinstance(error, ItemError) else error
+            raise explain(error, ticket, items) from cause
+        meter.load_span += time.perf_counter() - started
+        meter.load_seconds += filled.seconds
+        meter.retries += filled.retries
+        return filled.extras or {}
+
+    async def _fill_from(
+        self, slot: ArenaSlot, rows: Sequence[int], items: Sequence[Any], seeds: Any
+    ) -> Filled:
+        if self._fetcher is None:
+            return await self._spec.executor.fill(slot, rows, items, seeds)
+        started = time.perf_counter()
+        fetched = await self._fetcher.fill(slot, rows, items, seeds)
+        span = fetched.finished - started
+        self.meter.fetch_span += span
+        self.meter.load_span -= span  # `_fill` measures the whole
+        self.meter.fetch_seconds += fetched.seconds
+        self.meter.retries += fetched.retries
+        return fetched.filled
+
+    async def _place(self, feed: Feed, ticket: Ticket, slot: ArenaSlot, extras: Extras) -> Placed:
+        started = time.perf_counter()
+        try:
+            if feed.place_is_quick(ticket):
+                return feed.place(ticket, slot, extras)
+            return await self._in_helper(feed.place, ticket, slot, extras)
+        except Exception as error:
+            # The frames of the failed call hold views of the slot; whoever keeps the error
+            # would keep the slot on loan.
+            traceback.clear_frames(error.__traceback__)
+            raise explain(error, ticket, (), stage="place") from error
+        finally:
+            self.meter.place_seconds += time.perf_counter() - started
+            self.meter.place_span += time.perf_counter() - started
+
+    async def _in_helper(self, function: Callable[..., T], *args: Any) -> T:
+        return await self._loop.run_in_executor(self._helper, function, *args)

@@ -1,0 +1,112 @@
+"""Statistics: what a loader has done and what it waits for, as frozen snapshots."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Literal, final
+
+__all__ = ["Bound", "LoaderStatistics", "Meter", "verdict"]
+
+Bound = Literal["fetch", "load", "place", "consumer"]
+
+_CONSUMER_IDLE_SHARE = 0.05
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LoaderStatistics:
+    """A snapshot of a loader.
+
+    ``waiting`` tickets wait for a slot (1 when all slots are taken), ``loading`` batches are
+    being loaded, ``ready`` ones wait for the consumer, and ``on_loan`` slots are not free.
+    Counts are of the run since the loader was entered. The seconds are sums over all that
+    ran at once: ``load_seconds`` of two workers grow twice as fast as the clock.
+    ``wait_seconds`` is what the consumer spent waiting, ``idle_share`` its share of the time
+    since the first batch was delivered. ``bound_by`` names what to improve first.
+    """
+
+    waiting: int
+    loading: int
+    ready: int
+    on_loan: int
+    delivered: int
+    dropped: int
+    rows: int
+    bytes: int
+    rows_per_second: float
+    fetch_seconds: float
+    load_seconds: float
+    store_seconds: float
+    place_seconds: float
+    wait_seconds: float
+    elapsed_seconds: float
+    idle_share: float
+    retries: int
+    worker_deaths: int
+    bound_by: Bound
+
+
+@final
+class Meter:
+    """Adds up what a session does."""
+
+    def __init__(self) -> None:
+        self.delivered = self.dropped = self.rows = self.bytes = self.retries = 0
+        self.rows_after_first = 0
+        self.fetch_seconds = self.load_seconds = 0.0
+        self.store_seconds = self.place_seconds = self.wait_seconds = 0.0
+        self._first_wait_seconds = 0.0
+        # How long batches were in each stage: what the verdict compares.
+        self.fetch_span = self.load_span = self.place_span = 0.0
+        self._started: float | None = None
+        self._idle_usec = 0.0
+
+    def waited(self, seconds: float) -> None:
+        """Note that the consumer waited."""
+        self.wait_seconds += seconds
+        self._idle_usec += seconds * 1e6
+
+    def deliver(self, rows: int, nbytes: int) -> None:
+        """Note that a batch was delivered."""
+        if self._started is None:
+            # The start of workers and of JAX is no rate: the clock starts with batch one.
+            self._started = time.perf_counter()
+            self._first_wait_seconds = self.wait_seconds
+        else:
+            self.rows_after_first += rows
+        self.rows += rows
+        self.delivered += 1
+        self.bytes += nbytes
+
+    def take_idle_usec(self) -> int:
+        """Return the microseconds the consumer has waited since the last call."""
+        idle, self._idle_usec = self._idle_usec, 0.0
+        return int(idle)
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """The seconds since the first batch was delivered."""
+        return 0.0 if self._started is None else time.perf_counter() - self._started
+
+    @property
+    def idle_share(self) -> float:
+        """The share of those seconds that the consumer spent waiting."""
+        elapsed = self.elapsed_seconds
+        waited = self.wait_seconds - self._first_wait_seconds
+        return min(waited / elapsed, 1.0) if elapsed > 0 else 0.0
+
+
+def verdict(idle_share: float, fetch: float, load: float, place: float) -> Bound:
+    """Name what limits the rate, from how long batches spent in each stage.
+
+    A consumer that hardly ever waits is itself the limit. Else it is the stage in which
+    batches spend most of their time once the stage before it was done with them.
+
+    >>> verdict(0.01, 5.0, 3.0, 0.0), verdict(0.8, 5.0, 3.0, 0.0), verdict(0.8, 0.0, 1.0, 2.0)
+    ('consumer', 'fetch', 'place')
+    """
+    if idle_share < _CONSUMER_IDLE_SHARE:
+        return "consumer"
+    spans: dict[Bound, float] = {"load": load, "fetch": fetch, "place": place}
+    return max(spans, key=lambda stage: spans[stage])

@@ -1,0 +1,1 @@
+"""WHO: where work runs."""

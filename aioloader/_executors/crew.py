@@ -1,0 +1,192 @@
+"""The crew: one generation of worker processes, and the queue that they share."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import signal
+import socket
+import threading
+import time
+import weakref
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from aioloader._executors import wire, worker
+from aioloader._executors.forkserver import ForkContext, server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aioloader._memory.segment import SharedSegment
+
+__all__ = ["Crew", "CrewSpec", "Death"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CrewSpec:
+    """What every generation of workers is started with."""
+
+    num_workers: int
+    segment: SharedSegment
+    board_offset: int
+    nice: int
+    pickled_work: bytes
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How a worker ended: its place, its pid, and a negative signal or an exit code."""
+
+    index: int
+    pid: int
+    exitcode: int
+
+    def describe(self) -> str:
+        """Say how, in words.
+
+        >>> Death(0, 4711, -9).describe()
+        'worker 0 (pid 4711) was killed by SIGKILL (by hand, or by the system for want of memory)'
+        """
+        if self.exitcode >= 0:
+            return f"worker {self.index} (pid {self.pid}) exited with code {self.exitcode}"
+        why = " (by hand, or by the system for want of memory)" if self.exitcode == -9 else ""
+        name = _signal_name(-self.exitcode)
+        return f"worker {self.index} (pid {self.pid}) was killed by {name}{why}"
+
+
+@final
+class _Lane:
+    """One worker: a pool of one process, whose one task is to serve the queue."""
+
+    def __init__(self, seat: worker.Seat, pickled_work: bytes) -> None:
+        self.context = ForkContext()
+        self.pool = ProcessPoolExecutor(
+            1, mp_context=self.context, initializer=worker.take_seat, initargs=(seat,)
+        )
+        self.served: Future[int] = self.pool.submit(worker.serve, pickled_work)
+
+    def is_dead(self) -> bool:
+        process = self.context.process
+        return process is None or bool(select.select([process.sentinel], [], [], 0)[0])
+
+    def kill(self) -> None:
+        if not self.is_dead():
+            assert self.context.process is not None
+            self.context.process.kill()
+
+
+@final
+class Crew:
+    """A pool of workers in serve loops over one queue.
+
+    Every worker is a ``ProcessPoolExecutor`` of its own, so that the end of one is known as
+    that worker's and no other's, and so that no pool needs named semaphores. The queue is
+    one socket which all of them read: whoever is free takes the next packet, and packets
+    that were sent are worked on also while the event loop is busy with something else.
+
+    The methods block, for milliseconds; only ``socket`` belongs on an event loop.
+    """
+
+    def __init__(self, spec: CrewSpec, on_end: Callable[[], None]) -> None:
+        self._spec = spec
+        self._on_end = on_end
+        self._lanes: list[_Lane] = []
+        self.socket, self._theirs = socket.socketpair(socket.AF_UNIX, wire.SOCKET_KIND)
+        self.socket.setblocking(False)
+
+    def start(self) -> None:
+        """Start the processes; they take work as soon as they are up."""
+        spec = self._spec
+        server.retain()
+        _running.add(self)
+        for index in range(spec.num_workers):
+            seat = worker.Seat(
+                worker.Descriptor(self._theirs.fileno()),
+                worker.Descriptor(spec.segment.descriptor),
+                spec.segment.nbytes,
+                spec.board_offset,
+                index,
+                spec.nice,
+            )
+            lane = _Lane(seat, spec.pickled_work)
+            self._lanes.append(lane)
+            lane.served.add_done_callback(lambda _: self._on_end())
+
+    def dead(self) -> list[int]:
+        """Return the indices of the workers whose processes have ended."""
+        return [index for index, lane in enumerate(self._lanes) if lane.is_dead()]
+
+    def pids(self) -> list[int]:
+        """Return the workers' process ids."""
+        return [lane.context.process.pid or 0 for lane in self._lanes if lane.context.process]
+
+    def kill(self, index: int) -> None:
+        """Kill one worker, whatever it is doing."""
+        self._lanes[index].kill()
+
+    def end(self, grace_seconds: float = 0.0) -> list[Death]:
+        """End every worker: idle ones leave by themselves, busy ones are killed after a grace.
+
+        When this returns no worker can write to the slots any more. Answers that were sent
+        can still be read from ``socket``. Returns how each worker ended.
+        """
+        if grace_seconds > 0:
+            self._dismiss(time.monotonic() + grace_seconds)
+        for lane in self._lanes:
+            lane.kill()
+        deaths = []
+        for index, lane in enumerate(self._lanes):
+            lane.pool.shutdown(wait=True)
+            process = lane.context.process
+            if process is not None:
+                deaths.append(Death(index, process.pid or 0, process.exitcode or 0))
+                process.close()
+        self._theirs.close()
+        if self in _running:
+            _running.discard(self)
+            server.release()
+        return deaths
+
+    def close(self) -> None:
+        """Close the loader's end of the queue."""
+        self.socket.close()
+
+    def _dismiss(self, deadline: float) -> None:
+        # Packets that nobody has taken yet would be worked on before the end is seen.
+        with contextlib.suppress(BlockingIOError):
+            while self._theirs.recv(1, socket.MSG_DONTWAIT):
+                pass
+        self.socket.shutdown(socket.SHUT_RDWR)
+        for lane in self._lanes:
+            lane.pool.shutdown(wait=False)
+        waiting = [lane for lane in self._lanes if not lane.is_dead()]
+        while waiting and (left := deadline - time.monotonic()) > 0:
+            sentinels = [lane.context.process.sentinel for lane in waiting if lane.context.process]
+            select.select(sentinels, [], [], left)
+            waiting = [lane for lane in waiting if not lane.is_dead()]
+
+
+_running: weakref.WeakSet[Crew] = weakref.WeakSet()
+
+
+def _end_all() -> None:
+    # A program that ends without closing its loader must not wait for pools whose workers
+    # wait for work: threads of `concurrent.futures` are joined before `atexit` runs.
+    for crew in list(_running):
+        crew.end()
+
+
+_register = getattr(threading, "_register_atexit", None)
+if _register is not None:
+    _register(_end_all)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

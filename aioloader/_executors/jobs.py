@@ -1,0 +1,206 @@
+"""Jobs: what calls of `fill` have asked for, and the book of the chunks they were cut into."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, final
+
+import anyio
+
+from aioloader._executors import wire
+from aioloader._executors.chunks import RowCost
+from aioloader._executors.failures import Failure
+from aioloader._executors.recipes import Columns
+from aioloader.protocols import Filled
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aioloader.errors import ItemError
+
+__all__ = ["Job", "Ledger", "Part", "Pending"]
+
+
+class Part(NamedTuple):
+    """What a worker is told of a chunk."""
+
+    offset: int
+    layout_key: int
+    rows: Sequence[int]
+    items: Sequence[object]
+    seeds: Sequence[int | None]
+
+    def take(self, start: int, stop: int) -> Part:
+        """Return the part for the positions ``start`` to ``stop``."""
+        cut = slice(start, stop)
+        return self._replace(rows=self.rows[cut], items=self.items[cut], seeds=self.seeds[cut])
+
+
+@final
+class Job:
+    """One `fill`: counts its chunks down, gathers what they return and how they fail."""
+
+    def __init__(self, rows: int) -> None:
+        self.done = anyio.Event()
+        self.abandoned = False
+        self._columns = Columns(rows)
+        self._left = 0
+        self._seconds = 0.0
+        self._retries = 0
+        self._errors: list[ItemError] = []
+        self._deaths: dict[int, int] = {}
+
+    def expect(self, chunks: int) -> None:
+        """Wait for ``chunks`` chunks more."""
+        self._left += chunks
+
+    def finish(self, start: int, stop: int, filled: Filled) -> None:
+        """Take the result of the chunk with positions ``start`` to ``stop``."""
+        self._seconds += filled.seconds
+        self._retries += filled.retries
+        if filled.extras:
+            self._columns.put_many(range(start, stop), filled.extras)
+        self._count_down()
+
+    def fail(self, error: ItemError) -> None:
+        """Take the failure of a chunk."""
+        self._errors.append(error)
+        self._count_down()
+
+    def blame(self, row: int) -> int:
+        """Count a worker's death while it was at ``row``; returns how many there were."""
+        self._deaths[row] = self._deaths.get(row, 0) + 1
+        return self._deaths[row]
+
+    def result(self) -> Filled:
+        """Return what was filled, or raise the error of the first row that failed."""
+        if self._errors:
+            raise min(self._errors, key=lambda error: error.row)
+        return Filled(self._columns.result(), self._seconds, self._retries)
+
+    def _count_down(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self.done.set()
+
+
+@final
+@dataclass(slots=True, eq=False)
+class Pending:
+    """A chunk that is not acknowledged yet; ``hold`` keeps its slot on loan until it is."""
+
+    job: Job
+    number: int
+    start: int
+    stop: int
+    part: Part
+    message: wire.Message
+    hold: object
+
+    @property
+    def rows(self) -> Sequence[int]:
+        """The rows of the chunk."""
+        return self.part.rows
+
+    def close(self) -> None:
+        """Let go of the slot and of the message."""
+        self.hold = None
+        self.message.close()
+
+
+@final
+class Ledger:
+    """The book of all chunks: not sent yet, in order, or under way, by number.
+
+    Synchronous and without a loop: what happens to a chunk is decided here.
+    """
+
+    def __init__(self) -> None:
+        self.row_cost = RowCost()
+        self.under_way: dict[int, Pending] = {}
+        self.unsent: deque[Pending] = deque()
+        self.broken: ItemError | None = None
+        self._next_number = 0
+
+    def __len__(self) -> int:
+        return len(self.under_way) + len(self.unsent)
+
+    def number(self) -> int:
+        """Return a number for a new chunk."""
+        self._next_number += 1
+        return self._next_number
+
+    def next_unsent(self) -> Pending | None:
+        """Return the chunk to send next; those that nobody waits for are dropped."""
+        while self.unsent:
+            pending = self.unsent[0]
+            if not pending.job.abandoned:
+                return pending
+            self.unsent.popleft().close()
+        return None
+
+    def sent(self, pending: Pending) -> None:
+        """Note that the first unsent chunk is under way."""
+        self.unsent.popleft()
+        self.under_way[pending.number] = pending
+
+    def finish(self, number: int, filled: Filled) -> None:
+        """Note that a chunk is filled; one that is not under way any more is ignored."""
+        pending = self.under_way.pop(number, None)
+        if pending is None:
+            return
+        self.row_cost.add(len(pending.rows), filled.seconds)
+        try:
+            pending.job.finish(pending.start, pending.stop, filled)
+        except (TypeError, ValueError) as error:
+            pending.job.fail(Failure.capture(error).to_item_error(pending.rows[0]))
+        pending.close()
+
+    def fail(self, number: int, row: int | None, failure: Failure) -> None:
+        """Note that a chunk failed at ``row``, or as a whole."""
+        pending = self.under_way.get(number)
+        if pending is not None:
+            self.drop(pending, failure.to_item_error(pending.rows[0] if row is None else row))
+
+    def drop(self, pending: Pending, error: ItemError) -> None:
+        """Give up a chunk that is under way: its job fails with ``error``."""
+        del self.under_way[pending.number]
+        pending.job.fail(error)
+        pending.close()
+
+    def split(self, pending: Pending) -> None:
+        """Cut a chunk into single rows, to find out which of them ends workers."""
+        del self.under_way[pending.number]
+        count = len(pending.rows)
+        pending.job.expect(count - 1)
+        for k in range(count):
+            number, part = self.number(), pending.part.take(k, k + 1)
+            start = pending.start + k
+            message = wire.encode(tuple(part), number)
+            single = Pending(pending.job, number, start, start + 1, part, message, pending.hold)
+            self.under_way[number] = single
+        pending.close()
+
+    def requeue(self) -> None:
+        """Put what is under way back in front of what is unsent: its workers are gone."""
+        for number in sorted(self.under_way, reverse=True):
+            self.unsent.appendleft(self.under_way.pop(number))
+
+    def give_up(self, error: ItemError) -> None:
+        """Fail every chunk, and refuse new ones: no worker will ever take them."""
+        self.broken = error
+        for pending in self._take_all():
+            pending.job.fail(error)
+            pending.close()
+
+    def clear(self) -> None:
+        """Drop every chunk; nobody waits for them."""
+        for pending in self._take_all():
+            pending.close()
+
+    def _take_all(self) -> list[Any]:
+        chunks = [*self.under_way.values(), *self.unsent]
+        self.under_way.clear()
+        self.unsent.clear()
+        return chunks

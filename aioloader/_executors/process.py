@@ -1,0 +1,129 @@
+"""The process executor: rows filled by supervised worker processes, in place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, final
+
+import cloudpickle
+
+from aioloader._executors.chunks import cut
+from aioloader._executors.crew import CrewSpec
+from aioloader._executors.failures import short
+from aioloader._executors.jobs import Job, Ledger, Part, Pending
+from aioloader._executors.packing import Packer
+from aioloader._executors.supervisor import Supervisor
+from aioloader._executors.worker import Board
+from aioloader._memory.segment import SharedSegment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from aioloader.protocols import Filled, Segment, Slot, Work
+
+__all__ = ["ProcessExecutor", "pickle_work"]
+
+_PAGE = 4096
+
+
+@final
+class ProcessExecutor:
+    """Fill rows in worker processes (see :class:`aioloader.protocols.Executor`).
+
+    Rows go out in chunks, and every chunk is remembered until it is acknowledged, so that
+    the death of a worker costs a second run of those chunks and nothing else. Owns the
+    workers, through a `Supervisor`.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._pickled = pickle_work(work)
+        self._ledger = Ledger()
+        self._packer = Packer()
+        self._supervisor: Supervisor | None = None
+        self._segment: SharedSegment | None = None
+        self._board_offset = 0
+
+    def __repr__(self) -> str:
+        return f"<ProcessExecutor: {len(self._ledger)} chunks pending, {self._supervisor!r}>"
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """The process ids of the workers that are running now."""
+        return [] if self._supervisor is None else self._supervisor.pids()
+
+    @property
+    def worker_deaths(self) -> int:
+        """How many workers have died and were replaced."""
+        return 0 if self._supervisor is None else len(self._supervisor.deaths)
+
+    def allocate(self, nbytes: int) -> Segment:
+        """Allocate the slots' memory, with the workers' board behind it."""
+        self._board_offset = -(-nbytes // _PAGE) * _PAGE
+        self._segment = SharedSegment(self._board_offset + Board.nbytes(self._work.num_workers))
+        return self._segment
+
+    async def __aenter__(self) -> ProcessExecutor:
+        if self._segment is None:
+            raise RuntimeError("allocate() comes before entering a ProcessExecutor")
+        work = self._work
+        spec = CrewSpec(
+            work.num_workers, self._segment, self._board_offset, work.worker_nice, self._pickled
+        )
+        self._supervisor = Supervisor(
+            spec, self._ledger, whole=work.vectorized, limit=work.item_timeout
+        )
+        self._supervisor.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._supervisor is not None:
+            await self._supervisor.aclose()
+        self._packer.close()
+        self._ledger.clear()
+
+    async def fill(
+        self,
+        slot: Slot,
+        rows: Sequence[int],
+        items: Sequence[object],
+        seeds: Sequence[int | None],
+    ) -> Filled:
+        """Fill ``rows`` of ``slot``; see the protocol."""
+        ledger = self._ledger
+        if ledger.broken is not None:
+            raise ledger.broken
+        assert self._supervisor is not None
+        job = Job(len(rows))
+        whole = Part(slot.offset, slot.layout_key, rows, items, seeds)
+        spans = cut(len(rows), self._work.num_workers, ledger.row_cost.seconds)
+        parts = [whole.take(start, stop) for start, stop in spans]
+        numbers = [ledger.number() for _ in spans]
+        messages = await self._packer.pack(numbers, parts)
+        job.expect(len(spans))
+        for number, (start, stop), part, message in zip(
+            numbers, spans, parts, messages, strict=True
+        ):
+            ledger.unsent.append(Pending(job, number, start, stop, part, message, slot.hold))
+        self._supervisor.flush()
+        try:
+            await job.done.wait()
+        finally:
+            job.abandoned = not job.done.is_set()
+        return job.result()
+
+
+def pickle_work(work: Work) -> bytes:
+    """Pickle what workers are to do; names the function that cannot travel."""
+    try:
+        return bytes(cloudpickle.dumps(work))
+    except Exception as error:
+        parts: dict[str, Callable[..., Any] | None] = {"load": work.load, "startup": work.startup}
+        for name, function in parts.items():
+            try:
+                cloudpickle.dumps(function)
+            except Exception as cause:
+                raise TypeError(
+                    f"{name}={short(function)} cannot be sent to worker processes: {cause}. "
+                    "Make what it refers to picklable, or create it in `startup`"
+                ) from cause
+        raise TypeError(f"the loader's settings cannot be pickled: {error}") from error

@@ -1,0 +1,185 @@
+"""Recipes: run the user's ``load`` over rows of a slot, wherever that is."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, final
+
+from aioloader._executors.failures import short
+from aioloader.protocols import Extras, Filled
+
+if TYPE_CHECKING:
+    from aioloader._memory.layout import RowViews
+
+__all__ = [
+    "Columns",
+    "RowFailed",
+    "backoff_seconds",
+    "fill_rows",
+    "fill_spans",
+    "is_coroutine_function",
+    "spans",
+]
+
+
+class RowFailed(Exception):
+    """``load`` raised for ``row``; the cause is its exception."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__(row)
+        self.row = row
+
+
+@final
+class Columns:
+    """Additional data, gathered column by column: ``{key: [value of each row, or None]}``."""
+
+    __slots__ = ("_columns", "_length")
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._columns: dict[str, list[object]] = {}
+
+    def put(self, position: int, returned: object) -> None:
+        """Take what ``load`` returned for one row."""
+        if returned is None:
+            return
+        for key, value in _mapping(returned).items():
+            self._column(key)[position] = value
+
+    def put_many(self, positions: Sequence[int], returned: object) -> None:
+        """Take columns: a mapping of sequences with a value for each position."""
+        if returned is None:
+            return
+        for key, values in _mapping(returned).items():
+            if len(values) != len(positions):
+                raise ValueError(
+                    f"load returned {len(values)} values for key {key!r}, "
+                    f"and there are {len(positions)} rows"
+                )
+            column = self._column(key)
+            for position, value in zip(positions, values, strict=True):
+                column[position] = value
+
+    def result(self) -> Extras | None:
+        """Return the columns, or None if no row returned anything."""
+        return self._columns or None
+
+    def _column(self, key: object) -> list[object]:
+        if not isinstance(key, str):
+            raise TypeError(f"load returned the key {key!r}; keys are strings")
+        if key not in self._columns:
+            self._columns[key] = [None] * self._length
+        return self._columns[key]
+
+
+def fill_rows(
+    load: Callable[..., Any],
+    views: RowViews,
+    rows: Sequence[int],
+    items: Sequence[object],
+    seeds: Sequence[int | None],
+    mark: Callable[[int], None],
+    retries: int = 0,
+) -> Filled:
+    """Call ``load`` for each row; ``mark`` hears of a row before its item is touched.
+
+    Raises :class:`RowFailed` for the first row that fails ``retries + 1`` times.
+    """
+    columns = Columns(len(rows))
+    retried = position = row = 0
+    view_of = views.row
+    started = time.perf_counter()
+    attempts = retries
+    todo = enumerate(zip(rows, items, seeds, strict=True))
+    for position, (row, item, seed) in todo:
+        mark(row)
+        while True:
+            try:
+                returned = load(item, view_of(row), seed)
+                if returned is not None:
+                    columns.put(position, returned)
+                break
+            except BaseException as error:
+                if attempts == 0 or not isinstance(error, Exception):
+                    raise RowFailed(row) from error
+                attempts -= 1
+                retried += 1
+                time.sleep(backoff_seconds(retries - attempts))
+        attempts = retries
+    return Filled(columns.result(), time.perf_counter() - started, retried)
+
+
+def fill_spans(
+    load: Callable[..., Any],
+    views: RowViews,
+    rows: Sequence[int],
+    items: Sequence[object],
+    seeds: Sequence[int | None],
+    mark: Callable[[int], None],
+    retries: int = 0,
+) -> Filled:
+    """Call a vectorised ``load`` for each run of neighbouring rows; else like `fill_rows`."""
+    columns = Columns(len(rows))
+    retried = 0
+    started = time.perf_counter()
+    for first, last in spans(rows):
+        start, stop = rows[first], rows[last - 1] + 1
+        mark(start)
+        for attempt in range(retries + 1):
+            try:
+                chunk = items[first:last]
+                returned = load(chunk, views.span(start, stop), list(seeds[first:last]))
+                columns.put_many(range(first, last), returned)
+                break
+            except BaseException as error:
+                if attempt == retries or not isinstance(error, Exception):
+                    raise RowFailed(start) from error
+                retried += 1
+                time.sleep(backoff_seconds(attempt + 1))
+    return Filled(columns.result(), time.perf_counter() - started, retried)
+
+
+def spans(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Cut ``rows`` where neighbours are not neighbours: positions ``(first, last + 1)``.
+
+    >>> list(spans([0, 1, 2, 5, 6, 9]))
+    [(0, 3), (3, 5), (5, 6)]
+    """
+    if isinstance(rows, range) and rows.step == 1:
+        if rows:
+            yield 0, len(rows)
+        return
+    first = 0
+    for position in range(1, len(rows) + 1):
+        if position == len(rows) or rows[position] != rows[position - 1] + 1:
+            yield first, position
+            first = position
+
+
+def backoff_seconds(attempt: int) -> float:
+    """Return how long to wait before try number ``attempt`` (1 is the first retry).
+
+    >>> [backoff_seconds(n) for n in (1, 2, 3, 9)]
+    [0.05, 0.1, 0.2, 2.0]
+    """
+    return float(min(0.05 * 2 ** (attempt - 1), 2.0))
+
+
+def is_coroutine_function(function: object) -> bool:
+    """Tell whether calling ``function`` gives a coroutine; partials and callables count too."""
+    while hasattr(function, "func"):  # functools.partial
+        function = function.func
+    if inspect.iscoroutinefunction(function):
+        return True
+    return inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+def _mapping(returned: object) -> Mapping[Any, Any]:
+    if isinstance(returned, Mapping):
+        return returned
+    raise TypeError(
+        f"load must return a mapping of additional data or None, it returned {short(returned)}"
+    )

@@ -1,0 +1,270 @@
+"""The supervisor: keeps a crew of workers running, and the ledger's chunks going to it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import time
+from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
+from typing import TYPE_CHECKING, Any, final
+
+import anyio
+
+from aioloader._executors import wire
+from aioloader._executors.crew import Crew, CrewSpec, Death
+from aioloader._executors.forkserver import server
+from aioloader._executors.watch import Reading, Watch
+from aioloader._executors.worker import ACK_DONE, ACK_FAILED, ACK_STARTED, Board
+from aioloader.errors import ItemError
+from aioloader.protocols import Filled
+
+if TYPE_CHECKING:
+    from aioloader._executors.jobs import Ledger, Pending
+
+__all__ = ["Supervisor"]
+
+DEATHS_PER_ROW = 3
+"""How many workers one row may end before it is given up."""
+
+_STARTS_WITHOUT_PROGRESS = 3
+_GRACE_SECONDS = 0.15
+_READS_PER_WAKE = 64
+_QUEUE_FULL = (errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM)
+
+
+class _State(Enum):
+    NEW = "not started"
+    RUNNING = "running"
+    RECOVERING = "replacing workers"
+    CLOSED = "closed"
+
+
+@final
+class Supervisor:
+    """Start workers, send them chunks, hear their answers, and replace them when one dies.
+
+    A crew is never trusted after a death: all its workers are ended first, so that nobody
+    can still be writing to a slot, then what was not acknowledged goes to a new crew. Lives
+    on the event loop; everything that blocks runs in its one thread, in order.
+    """
+
+    def __init__(self, spec: CrewSpec, ledger: Ledger, *, whole: bool, limit: float | None) -> None:
+        self._spec = spec
+        self._ledger = ledger
+        self._whole = whole  # a vectorised load says where it is only by its chunk
+        self._watch = None if limit is None else Watch(limit)
+        self._tick_seconds = 0.0 if limit is None else max(limit / 5, 0.01)
+        self._timer: asyncio.TimerHandle | None = None
+        self._state = _State.NEW
+        self._crew: Crew | None = None
+        self._writing = False
+        self._barren = 0
+        self._hung: dict[int, int] = {}
+        self.deaths: list[Death] = []
+
+    def __repr__(self) -> str:
+        return f"<Supervisor: {self._state.value}, {len(self.deaths)} deaths>"
+
+    def pids(self) -> list[int]:
+        """Return the process ids of the workers that have been started."""
+        return [] if self._crew is None else self._crew.pids()
+
+    def start(self) -> None:
+        """Start the first crew, without waiting for it."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = ThreadPoolExecutor(1, "aioloader-supervisor")
+        self._thread.submit(server.retain)
+        self._start_crew()
+        if self._watch is not None:
+            self._timer = self._loop.call_later(self._tick_seconds, self._look)
+
+    async def aclose(self) -> None:
+        """End the workers: idle ones at once, busy ones after a short grace, by force."""
+        if self._state in (_State.NEW, _State.CLOSED):
+            return
+        self._state = _State.CLOSED
+        if self._timer is not None:
+            self._timer.cancel()
+        crew = self._crew
+        assert crew is not None
+        self._detach(crew)
+        with anyio.CancelScope(shield=True):
+            await self._in_thread(crew.end, _GRACE_SECONDS)
+            crew.close()
+            await self._in_thread(server.release)
+        self._thread.shutdown(wait=False)
+
+    def flush(self) -> None:
+        """Send what is unsent until the queue is full, and go on when it no longer is."""
+        crew = self._crew
+        if crew is None or self._state is not _State.RUNNING:
+            return
+        try:
+            while (pending := self._ledger.next_unsent()) is not None:
+                wire.send(crew.socket, pending.message)
+                self._ledger.sent(pending)
+        except BlockingIOError:
+            self._want_to_write(crew, True)
+        except (BrokenPipeError, ConnectionResetError):
+            self._want_to_write(crew, False)  # all are dead: `_on_end` is about to hear of it
+        except OSError as error:
+            if error.errno not in _QUEUE_FULL:
+                raise
+        else:
+            self._want_to_write(crew, False)
+
+    # Starting ---------------------------------------------------------------------------------
+
+    def _start_crew(self) -> None:
+        loop = self._loop
+
+        def ended() -> None:  # on a thread of the pool
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._on_end, crew)
+
+        crew = self._crew = Crew(self._spec, ended)
+        self._hung.clear()
+        if self._watch is not None:
+            self._watch.forget()
+        self._state = _State.RUNNING
+        loop.add_reader(crew.socket.fileno(), self._on_readable, crew)
+        starting = loop.run_in_executor(self._thread, crew.start)
+        starting.add_done_callback(self._on_started)
+        self.flush()
+
+    def _on_started(self, starting: asyncio.Future[None]) -> None:
+        error = None if starting.cancelled() else starting.exception()
+        if error is not None:
+            message = f"worker processes cannot be started: {type(error).__name__}: {error}"
+            self._give_up(message, error)
+
+    # Answers ----------------------------------------------------------------------------------
+
+    def _on_readable(self, crew: Crew) -> None:
+        if crew is self._crew and self._state is _State.RUNNING:
+            if not self._receive(crew, _READS_PER_WAKE):
+                self._loop.remove_reader(crew.socket.fileno())
+            self.flush()
+
+    def _receive(self, crew: Crew, limit: int) -> bool:
+        """Read up to ``limit`` answers; returns False at the end of the stream."""
+        for _ in range(limit):
+            try:
+                packet, descriptor = wire.receive(crew.socket)
+            except (BlockingIOError, ConnectionResetError):
+                return True
+            if not packet:
+                return False
+            self._acknowledge(*wire.decode(packet, descriptor))
+        return True
+
+    def _acknowledge(self, kind: int, *values: Any) -> None:
+        self._barren = 0
+        if kind == ACK_DONE:
+            number, seconds, retries, extras = values
+            self._ledger.finish(number, Filled(extras, seconds, retries))
+        elif kind == ACK_FAILED:
+            self._ledger.fail(*values)
+        elif kind != ACK_STARTED:
+            (failure,) = values
+            error = failure.to_item_error(0)
+            self._give_up(f"a worker could not start: {error}", error, failure.remote_traceback)
+
+    # Deaths -----------------------------------------------------------------------------------
+
+    def _on_end(self, crew: Crew) -> None:
+        if crew is not self._crew or self._state is not _State.RUNNING:
+            return
+        self._state = _State.RECOVERING
+        self._detach(crew)
+        dead = {index: self._read_board(index) for index in crew.dead()}
+        ending = self._loop.run_in_executor(self._thread, crew.end)
+        ending.add_done_callback(lambda done: self._on_ended(crew, dead, done))
+
+    def _on_ended(
+        self, crew: Crew, dead: dict[int, Reading], ending: asyncio.Future[list[Death]]
+    ) -> None:
+        if self._state is not _State.RECOVERING:
+            return
+        # Nothing can write to the slots now. What was acknowledged before the end counts.
+        while not self._receive_all(crew):
+            pass
+        crew.close()
+        for death in ending.result():
+            if death.index in dead:
+                self.deaths.append(death)
+                self._account(death, dead[death.index])
+        self._ledger.requeue()
+        if self._ledger.broken is None:
+            self._start_crew()
+
+    def _receive_all(self, crew: Crew) -> bool:
+        try:
+            packet, descriptor = wire.receive(crew.socket)
+        except (BlockingIOError, ConnectionResetError):
+            return True
+        if packet:
+            self._acknowledge(*wire.decode(packet, descriptor))
+        return not packet
+
+    def _account(self, death: Death, reading: Reading) -> None:
+        chunk, row, _beat = reading
+        pending = self._ledger.under_way.get(chunk)
+        if pending is None:
+            self._barren += 1
+            if self._barren >= _STARTS_WITHOUT_PROGRESS:
+                self._give_up(f"workers die before they do anything: {death.describe()}", None)
+        elif death.index in self._hung:
+            self._drop_hung(pending, row)
+        elif len(pending.rows) > 1 and (self._whole or row < 0):
+            self._ledger.split(pending)
+        else:
+            self._blame(death, pending, pending.rows[0] if row < 0 else row)
+
+    def _blame(self, death: Death, pending: Pending, row: int) -> None:
+        count = pending.job.blame(row)
+        if count >= DEATHS_PER_ROW:
+            message = f"{count} workers died at this item; the last: {death.describe()}"
+            self._ledger.drop(pending, ItemError(message, row=row, died=True))
+
+    def _drop_hung(self, pending: Pending, row: int) -> None:
+        limit = self._tick_seconds * 5
+        message = f"the item was not loaded within item_timeout={limit:g} s; its worker was ended"
+        error = ItemError(message, row=pending.rows[0] if row < 0 else row)
+        error.__cause__ = TimeoutError(message)
+        self._ledger.drop(pending, error)
+
+    def _look(self) -> None:
+        self._timer = self._loop.call_later(self._tick_seconds, self._look)
+        if self._watch is None or self._crew is None or self._state is not _State.RUNNING:
+            return
+        readings = [self._read_board(index) for index in range(len(self._crew.pids()))]
+        for index in self._watch.overdue(time.monotonic(), readings):
+            if index not in self._hung:
+                self._hung[index] = readings[index][0]
+                self._crew.kill(index)
+
+    # ------------------------------------------------------------------------------------------
+
+    def _read_board(self, index: int) -> Reading:
+        return Board(self._spec.segment.buffer, self._spec.board_offset, index).read()
+
+    def _give_up(self, message: str, cause: BaseException | None, text: str = "") -> None:
+        error = ItemError(message, row=0, remote_traceback=text, died=cause is None)
+        error.__cause__ = cause
+        self._ledger.give_up(error)
+
+    def _want_to_write(self, crew: Crew, wanted: bool) -> None:
+        if wanted and not self._writing:
+            self._loop.add_writer(crew.socket.fileno(), self.flush)
+        elif self._writing and not wanted:
+            self._loop.remove_writer(crew.socket.fileno())
+        self._writing = wanted
+
+    def _detach(self, crew: Crew) -> None:
+        self._want_to_write(crew, False)
+        self._loop.remove_reader(crew.socket.fileno())
+
+    async def _in_thread(self, function: Any, *args: Any) -> Any:
+        return await self._loop.run_in_executor(self._thread, function, *args)

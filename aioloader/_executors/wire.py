@@ -1,0 +1,204 @@
+"""The wire: messages between the loader and its workers, large ones by descriptor."""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+import pickle
+import socket
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, final
+
+import cloudpickle
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["BULK_BYTES", "Message", "SOCKET_KIND", "decode", "encode", "receive", "send", "tag_of"]
+
+# Each message is one packet, so that any number of workers may read from one queue and the
+# kernel hands every packet to exactly one of them, in order.
+SOCKET_KIND = getattr(socket, "SOCK_SEQPACKET", socket.SOCK_DGRAM)
+
+INLINE_BYTES = 32 * 1024
+"""A larger message lies in memory of its own, and its packet carries the descriptor."""
+
+BULK_BYTES = 256 * 1024
+"""A message with more than this should be encoded off the event loop."""
+
+_APART_BYTES = 8 * 1024
+_TAG = struct.Struct("<BQ")  # a mark, and a number that can be read without decoding
+_PARCEL = struct.Struct("<BQQQ")  # the same, the bytes of the parcel, the bytes of its head
+_MARK_INLINE, _MARK_PARCEL = 0, 1
+_PACKET_BYTES = INLINE_BYTES + 64
+_IOV_MAX = 512
+
+
+@final
+@dataclass(slots=True)
+class Message:
+    """An encoded message; it may be sent again for as long as it is not closed."""
+
+    packet: bytes
+    descriptor: int | None = None
+    nbytes: int = field(default=0)
+
+    def close(self) -> None:
+        """Give back the memory of a large message."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+
+def encode(value: object, tag: int = 0, *, bulky: bool = False) -> Message:
+    """Encode ``value`` under ``tag``; say ``bulky`` where large bytes or arrays are likely.
+
+    Those are then not copied through pickle, which would hold the GIL meanwhile. Falls back
+    on cloudpickle, so that functions of ``__main__`` and lambdas travel too. Raises whatever
+    pickling raises.
+    """
+    if not bulky:
+        try:
+            plain = pickle.dumps(value, 5)
+        except Exception:
+            plain = cloudpickle.dumps(value, 5)
+        if len(plain) <= INLINE_BYTES:
+            return Message(_TAG.pack(_MARK_INLINE, tag) + plain, None, len(plain))
+    try:
+        head, buffers = _dump(_Pickler, value)
+    except Exception:
+        head, buffers = _dump(_CloudPickler, value)
+    if not buffers and len(head) <= INLINE_BYTES:
+        return Message(_TAG.pack(_MARK_INLINE, tag) + head, None, len(head))
+    sizes = struct.pack(f"<{len(buffers) + 1}Q", len(buffers), *(len(b) for b in buffers))
+    return _parcel(tag, sizes + head, buffers)
+
+
+def send(sock: socket.socket, message: Message) -> None:
+    """Send ``message``; raises :class:`BlockingIOError` where a non-blocking queue is full."""
+    if message.descriptor is None:
+        sock.send(message.packet)
+    else:
+        socket.send_fds(sock, [message.packet], [message.descriptor])
+
+
+def receive(sock: socket.socket) -> tuple[bytes, int | None]:
+    """Receive one packet and the descriptor that came with it; ``b""`` is the end."""
+    packet, descriptors, _flags, _address = socket.recv_fds(sock, _PACKET_BYTES, 1)
+    return packet, (descriptors[0] if descriptors else None)
+
+
+def tag_of(packet: bytes) -> int:
+    """Return the tag of a packet, which can be read even where its value does not decode."""
+    tag: int = _TAG.unpack_from(packet)[1]
+    return tag
+
+
+def decode(packet: bytes, descriptor: int | None) -> Any:
+    """Decode a packet; arrays of a large message lie in its memory, and keep it."""
+    if packet[0] == _MARK_INLINE:
+        return pickle.loads(memoryview(packet)[_TAG.size :])
+    assert descriptor is not None
+    _mark, _tag, nbytes, head_bytes = _PARCEL.unpack(packet)
+    try:
+        # A private mapping: what a user's code writes to a received array stays its own.
+        parcel = memoryview(mmap.mmap(descriptor, nbytes, mmap.MAP_PRIVATE))
+    finally:
+        os.close(descriptor)
+    (count,) = struct.unpack_from("<Q", parcel)
+    sizes = struct.unpack_from(f"<{count}Q", parcel, 8)
+    buffers, offset = [], head_bytes
+    for size in sizes:
+        buffers.append(parcel[offset : offset + size])
+        offset += size
+    head = io.BytesIO(parcel[8 + 8 * count : head_bytes])
+    return _Unpickler(head, buffers).load()
+
+
+def _dump(pickler: type[pickle.Pickler], value: object) -> tuple[bytes, list[memoryview]]:
+    head = io.BytesIO()
+    buffers: list[memoryview] = []
+
+    def apart(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if len(raw) < _APART_BYTES:
+            return True
+        buffers.append(raw)
+        return False
+
+    writer = pickler(head, 5, buffer_callback=apart)
+    writer.apart = buffers  # type: ignore[attr-defined]
+    writer.dump(value)
+    return head.getvalue(), buffers
+
+
+class _Apart:
+    """Lets large ``bytes`` travel beside the pickle: pickle itself would copy them into it."""
+
+    apart: list[memoryview]
+
+    def persistent_id(self, obj: object) -> int | None:
+        if type(obj) is bytes and len(obj) >= _APART_BYTES:
+            self.apart.append(memoryview(obj))
+            return len(self.apart) - 1
+        return None
+
+
+class _Pickler(_Apart, pickle.Pickler):
+    pass
+
+
+class _CloudPickler(_Apart, cloudpickle.Pickler):  # type: ignore[misc]
+    pass
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, head: io.BytesIO, buffers: list[memoryview]) -> None:
+        # Buffers that pickle asks for and bytes by number share one list; pickle takes its
+        # own in order, so those that are bytes are taken out of its way first.
+        self._buffers = buffers
+        super().__init__(head, buffers=_Supply(self))
+        self._next = 0
+
+    def persistent_load(self, number: Any) -> bytes:
+        self._next = max(self._next, number + 1)
+        return bytes(self._buffers[number])
+
+    def supply(self) -> memoryview:
+        number = self._next
+        self._next += 1
+        return self._buffers[number]
+
+
+class _Supply:
+    def __init__(self, unpickler: _Unpickler) -> None:
+        self._unpickler = unpickler
+
+    def __iter__(self) -> _Supply:
+        return self
+
+    def __next__(self) -> memoryview:
+        return self._unpickler.supply()
+
+
+def _parcel(tag: int, head: bytes, buffers: Sequence[memoryview]) -> Message:
+    nbytes = len(head) + sum(len(b) for b in buffers)
+    descriptor = os.memfd_create("aioloader-parcel", os.MFD_CLOEXEC)
+    try:
+        _write_all(descriptor, [memoryview(head), *buffers])
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return Message(_PARCEL.pack(_MARK_PARCEL, tag, nbytes, len(head)), descriptor, nbytes)
+
+
+def _write_all(descriptor: int, buffers: Sequence[memoryview]) -> None:
+    pending = [b for b in buffers if len(b)]
+    while pending:
+        written = os.writev(descriptor, pending[:_IOV_MAX])
+        while pending and written >= len(pending[0]):
+            written -= len(pending.pop(0))
+        if written:
+            pending[0] = pending[0][written:]

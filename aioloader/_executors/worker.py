@@ -1,0 +1,232 @@
+"""The worker: everything that runs in another process; it never imports jax."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from dataclasses import dataclass
+from multiprocessing import parent_process, reduction
+from typing import TYPE_CHECKING, Any, final
+
+import cloudpickle
+import numpy as np
+
+from aioloader._executors import wire
+from aioloader._executors.failures import Failure
+from aioloader._executors.recipes import RowFailed, fill_rows, fill_spans
+from aioloader._memory.layout import RowViews, view
+from aioloader._memory.segment import map_descriptor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from aioloader.protocols import Filled, Layouts, Work
+
+__all__ = ["ACK_DONE", "ACK_FAILED", "ACK_STARTED", "ACK_UNSTARTED", "Board", "Seat"]
+
+_F_SETSIG = 10  # Linux; absent from the fcntl module
+
+ACK_STARTED, ACK_UNSTARTED, ACK_DONE, ACK_FAILED = range(4)
+
+
+@final
+class Board:
+    """What each worker is at, in memory that outlives it: the chunk, the row, a heartbeat."""
+
+    CELL_BYTES = 64
+    IDLE = -1
+
+    def __init__(self, buffer: Any, offset: int, index: int) -> None:
+        start = offset + index * self.CELL_BYTES
+        self._cell = memoryview(buffer)[start : start + self.CELL_BYTES].cast("q")
+
+    @staticmethod
+    def nbytes(num_workers: int) -> int:
+        """Return the bytes that the board of ``num_workers`` workers needs."""
+        return num_workers * Board.CELL_BYTES
+
+    def clear(self) -> None:
+        """Say that nothing is being done."""
+        self._cell[0] = self.IDLE
+
+    def begin(self, chunk: int) -> None:
+        """Say which chunk is being worked on."""
+        self._cell[1] = -1
+        self._cell[0] = chunk
+
+    def mark(self, row: int) -> None:
+        """Say which row comes next."""
+        cell = self._cell
+        cell[1] = row
+        cell[2] += 1
+
+    def read(self) -> tuple[int, int, int]:
+        """Return the chunk (or `IDLE`), the row (-1 before the first), and the heartbeat."""
+        chunk, row, beat = self._cell[:3].tolist()
+        return chunk, row, beat
+
+
+@final
+class Descriptor:
+    """A descriptor to hand to a worker when its process starts."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> tuple[Callable[[Any], int], tuple[Any]]:
+        return _detach, (reduction.DupFd(self.number),)
+
+
+def _detach(handed: Any) -> int:
+    descriptor: int = handed.detach()
+    return descriptor
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """What a worker is given with its process: its queue, the memory, its place on the board."""
+
+    queue: Any
+    memory: Any
+    nbytes: int
+    board_offset: int
+    index: int
+    nice: int
+
+
+_seat: Seat | None = None
+
+
+def is_worker() -> bool:
+    """Tell whether this process is one of the loader's workers."""
+    return _seat is not None
+
+
+def take_seat(seat: Seat) -> None:
+    """Initialize this process as a worker: it dies when the program does, and ignores Ctrl-C."""
+    global _seat
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        os.nice(seat.nice)
+    # Forked from one server, the workers would otherwise all draw the same "random" numbers.
+    np.random.seed(None)
+    _seat = seat
+
+
+def serve(pickled_work: bytes) -> int:
+    """Fill chunks from the queue until it ends; returns how many."""
+    assert _seat is not None
+    seat = _seat
+    queue = socket.socket(fileno=seat.queue)
+    memory = map_descriptor(seat.memory, seat.nbytes)
+    board = Board(memory, seat.board_offset, seat.index)
+    board.clear()
+    with queue:
+        try:
+            work: Work = cloudpickle.loads(pickled_work)
+            if work.startup is not None:
+                work.startup()
+        except BaseException as error:
+            _answer(queue, (ACK_UNSTARTED, Failure.capture(error)))
+            return 0
+        _answer(queue, (ACK_STARTED, seat.index))
+        return _Server(queue, memory, board, work).run()
+
+
+@final
+class _Server:
+    def __init__(self, queue: socket.socket, memory: Any, board: Board, work: Work) -> None:
+        self._queue = queue
+        self._memory = memory
+        self._board = board
+        self._work = work
+        self._fill = fill_spans if work.vectorized else fill_rows
+        self._views: dict[tuple[int, int], RowViews] = {}
+
+    def run(self) -> int:
+        count = 0
+        while True:
+            packet, descriptor = wire.receive(self._queue)
+            if not packet:
+                return count
+            number, answer = self._process(packet, descriptor)
+            try:
+                _answer(self._queue, answer)
+            except BrokenPipeError:  # the loader has gone; nobody waits for this
+                return count
+            except Exception as error:
+                _answer(self._queue, (ACK_FAILED, number, None, Failure.capture(error)))
+            self._board.clear()
+            count += 1
+
+    def _process(self, packet: bytes, descriptor: int | None) -> tuple[int, tuple[object, ...]]:
+        number = wire.tag_of(packet)
+        self._board.begin(number)
+        row: int | None = None
+        try:
+            filled = self._run(*wire.decode(packet, descriptor))
+        except RowFailed as failed:
+            assert failed.__cause__ is not None
+            row, error = failed.row, failed.__cause__
+        except BaseException as raised:
+            error = raised
+        else:
+            return number, (ACK_DONE, number, filled.seconds, filled.retries, filled.extras)
+        return number, (ACK_FAILED, number, row, Failure.capture(error))
+
+    def _run(
+        self,
+        offset: int,
+        layout_key: int,
+        rows: Sequence[int],
+        items: Sequence[object],
+        seeds: Sequence[int | None],
+    ) -> Filled:
+        views = self._views_of(offset, layout_key)
+        retries = self._work.retries
+        return self._fill(self._work.load, views, rows, items, seeds, self._board.mark, retries)
+
+    def _views_of(self, offset: int, layout_key: int) -> RowViews:
+        key = (offset, layout_key)
+        if key not in self._views:
+            layouts: Layouts = self._work.layouts[layout_key]
+            self._views[key] = RowViews(view(self._memory, layouts, offset))
+        return self._views[key]
+
+
+def _answer(queue: socket.socket, answer: tuple[object, ...]) -> None:
+    message = wire.encode(answer)
+    try:
+        wire.send(queue, message)
+    finally:
+        message.close()
+
+
+def _die_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    sentinel: Any = parent.sentinel
+    if sys.platform == "linux":
+        # The kernel kills this process when the parent's end of the pipe closes, also while
+        # some C code holds the GIL.
+        fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(sentinel, _F_SETSIG, signal.SIGKILL)
+        flags = fcntl.fcntl(sentinel, fcntl.F_GETFL)
+        fcntl.fcntl(sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
+        if select.select([sentinel], [], [], 0)[0]:  # it died before this was armed
+            os._exit(77)
+    else:
+        threading.Thread(target=_watch, args=(sentinel,), daemon=True).start()
+
+
+def _watch(sentinel: Any) -> None:
+    select.select([sentinel], [], [])
+    os._exit(77)

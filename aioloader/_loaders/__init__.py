@@ -1,0 +1,1 @@
+"""TO WHOM: the faces that users see."""

@@ -1,0 +1,241 @@
+"""Batches: a loaded batch on loan to the consumer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, final, overload
+
+from aioloader._device.placement import check_placed
+
+if TYPE_CHECKING:
+    import jax
+
+    from aioloader._engine.session import Loaded
+    from aioloader._loaders.group import DataGroup
+    from aioloader.protocols import Layouts
+
+__all__ = ["Batch", "TrainingBatch", "ValidationBatch"]
+
+D = TypeVar("D")
+
+
+class Batch(Generic[D]):
+    """A batch of data that a `Loader` has loaded: a `TrainingBatch` or a `ValidationBatch`.
+
+    On the CPU backend ``arrays`` lie in the loader's own memory: as long as anything refers
+    to them (the batch, an array, a view, a computation in flight) they take one unit of the
+    loader's depth. ``with batch:`` drops the batch's own references at the end of the block.
+    Not made by users.
+    """
+
+    def __init__(self, group: DataGroup[D], loaded: Loaded, *, uncached: bool) -> None:
+        self._group = group
+        self._ticket = loaded.ticket
+        self._layouts = loaded.layouts
+        self._arrays: Mapping[str, jax.Array] | None = MappingProxyType(dict(loaded.arrays))
+        self._additional = _columns(loaded.extras)
+        self._uncached = uncached
+
+    def __repr__(self) -> str:
+        state = "released" if self._arrays is None else ", ".join(self._arrays)
+        return f"<{type(self).__name__}: {self._ticket.describe()}: {state}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Drop the arrays; the slot is free once nothing else reads it."""
+        self._arrays = None
+
+    @property
+    def arrays(self) -> Mapping[str, jax.Array]:
+        """The arrays, ``(batch_size, ...)`` each; raises RuntimeError once released."""
+        if self._arrays is None:
+            raise RuntimeError(
+                f"the arrays of {self._ticket.describe()} have been released: use them inside "
+                "`with batch:`, or copy them with jax.numpy.array"
+            )
+        return self._arrays
+
+    def get_array(self, name: str) -> jax.Array:
+        """Return ``arrays[name]``."""
+        return self.arrays[name]
+
+    @property
+    def additional(self) -> Mapping[str, Sequence[Any]]:
+        """What `load` returned: ``{key: [value of each row]}``, None where a row lacks the key."""
+        return self._additional
+
+    def get_additional(self, key: str, index: int | None = None, *, default: Any = None) -> Any:
+        """Return additional data of one row, or of all; ``default`` where there is none."""
+        column = self._additional.get(key)
+        if column is None:
+            return default
+        if index is None:
+            return column
+        value = column[index]
+        return default if value is None else value
+
+    @property
+    def data(self) -> Sequence[D]:
+        """The rows' data descriptors, looked up when they are asked for."""
+        return _Rows(self._group, self.indices)
+
+    def get_data(self, index: int) -> D:
+        """Return ``data[index]``."""
+        return self.data[index]
+
+    @cached_property
+    def indices(self) -> Sequence[int]:
+        """The rows' indices into the group's data."""
+        indices = self._ticket.indices
+        return indices if isinstance(indices, range) else tuple(indices.tolist())
+
+    @property
+    def group(self) -> DataGroup[D]:
+        """The group that the batch is of."""
+        return self._group
+
+    @property
+    def group_index(self) -> int:
+        """Which of the group's batches it is."""
+        return self._ticket.group_index
+
+    @property
+    def layouts(self) -> Layouts:
+        """The layouts of `arrays`: the group's as loaded, or as cached."""
+        return self._layouts
+
+    @property
+    def uncached(self) -> bool:
+        """Whether the batch is as loaded, and not as cached."""
+        return self._uncached
+
+    @property
+    def is_training(self) -> bool:
+        """Whether this is a `TrainingBatch`."""
+        return not self._ticket.validation
+
+    @property
+    def is_validation(self) -> bool:
+        """Whether this is a `ValidationBatch`."""
+        return self._ticket.validation
+
+    def cache(
+        self,
+        arrays: dict[str, jax.Array],
+        additional: dict[str, list[object]] | None = None,
+        *,
+        persist: bool = True,
+    ) -> None:
+        """Turn this batch into its cached form.
+
+        Args:
+            arrays: Arrays that correspond exactly to ``group.cache_layouts``.
+            additional: Additional data in place of the present; a value for each row.
+            persist: Whether to write the batch to the group's cache, if it has one.
+
+        Raises:
+            RuntimeError: The batch is cached already, or the group has no ``cache_arrays``.
+            LayoutError: The arrays are not as declared.
+            ValueError: A column of ``additional`` has the wrong length.
+        """
+        if self._group.cache_size is None:
+            raise RuntimeError("this batch cannot be cached: its group has no cache_arrays")
+        if not self._uncached:
+            raise RuntimeError(f"{self._ticket.describe()} is cached already")
+        rows = self._ticket.rows
+        layouts = self._group.layouts_of(rows, cached=True)
+        assert layouts is not None
+        check_placed(arrays, {"cache_arrays": layouts})
+        for key, column in (additional or {}).items():
+            if len(column) != rows:
+                raise ValueError(f"additional[{key!r}] has {len(column)} values for {rows} rows")
+        self._arrays = MappingProxyType(dict(arrays))
+        self._layouts = layouts
+        self._uncached = False
+        if additional is not None:
+            self._additional = _columns(additional)
+
+
+@final
+class TrainingBatch(Batch[D]):
+    """A batch to train on."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch, from 0."""
+        return self._ticket.epoch
+
+    @property
+    def epoch_batch(self) -> int:
+        """The batch within the epoch, from 0."""
+        return self._ticket.epoch_batch
+
+    @property
+    def batch_num(self) -> int:
+        """The batch among all training batches, from 0."""
+        return self._ticket.batch_num
+
+    @property
+    def seed(self) -> int:
+        """A seed for the batch, of 63 bits, that no item has."""
+        return cast("int", self._ticket.seed)
+
+    @cached_property
+    def seeds(self) -> Sequence[int]:
+        """The seeds that `load` received for the rows."""
+        return tuple(self._ticket.seeds or ())
+
+
+@final
+class ValidationBatch(Batch[D]):
+    """A batch to validate with."""
+
+    @property
+    def validation_epoch(self) -> int:
+        """The validation run, from 0."""
+        return self._ticket.epoch
+
+    @property
+    def validation_epoch_batch(self) -> int:
+        """The batch within the run, from 0."""
+        return self._ticket.epoch_batch
+
+    @property
+    def validation_batch_num(self) -> int:
+        """The batch among all validation batches, from 0."""
+        return self._ticket.batch_num
+
+
+@final
+class _Rows(Sequence[D]):
+    """Some of a group's data, by index."""
+
+    def __init__(self, group: DataGroup[D], indices: Sequence[int]) -> None:
+        self._group = group
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> D: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[D]: ...
+    def __getitem__(self, index: int | slice) -> D | Sequence[D]:
+        if isinstance(index, slice):
+            return [self._group[i] for i in self._indices[index]]
+        return self._group[self._indices[index]]
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+
+def _columns(extras: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
+    return MappingProxyType({key: list(column) for key, column in extras.items()})

@@ -1,0 +1,57 @@
+"""Checkpoints: a state as a file, by the protocol of Orbax's ``StatefulCheckpointable``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import anyio
+
+from aioloader._device.processes import process_file
+from aioloader.errors import StateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+__all__ = ["PathAwaitingCreation", "read_state", "write_state"]
+
+
+class PathAwaitingCreation(Protocol):
+    """A directory that is being created."""
+
+    async def await_creation(self) -> Any:
+        """Wait until the directory exists, and return its path."""
+
+
+def write_state(
+    state: dict[str, Any], directory: PathAwaitingCreation
+) -> Coroutine[Any, Any, None]:
+    """Return a coroutine, to be awaited on any loop, that writes ``state`` to its file."""
+    text = json.dumps(state, indent=4)
+
+    async def write() -> None:
+        path = anyio.Path(str(await directory.await_creation())) / process_file()
+        await path.write_text(text)
+
+    return write()
+
+
+def read_state(
+    directory: Any, accept: Callable[[dict[str, Any]], None]
+) -> Coroutine[Any, Any, None]:
+    """Return a coroutine, to be awaited on any loop, that reads a state and hands it over."""
+
+    async def read() -> None:
+        path = Path(str(directory)) / process_file()
+        try:
+            text = await anyio.Path(path).read_text()
+        except FileNotFoundError:
+            raise StateError(f"there is no state of this process at {path}") from None
+        try:
+            state = json.loads(text)
+        except ValueError as error:
+            raise StateError(f"the state at {path} is damaged: {error}") from None
+        accept(state)
+
+    return read()

@@ -1,0 +1,75 @@
+"""The feed: what a session asks of the groups that a loader serves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, final
+
+from aioloader._device.placement import Placer, check_placed
+from aioloader._engine.session import Placed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aioloader._loaders.group import DataGroup
+    from aioloader._memory.arena import ArenaSlot
+    from aioloader.protocols import Extras, Layouts, Ticket
+
+__all__ = ["GroupFeed"]
+
+
+@final
+class GroupFeed:
+    """Items, layouts and placement of batches of several groups."""
+
+    def __init__(
+        self,
+        training: Sequence[DataGroup[Any]],
+        validation: Sequence[DataGroup[Any]],
+        placer: Placer,
+    ) -> None:
+        self._groups = (*training, *validation)
+        self._first_validation = len(training)
+        self._placer = placer
+        self.layouts: tuple[Layouts, ...] = tuple(_layouts(group) for group in self._groups)
+
+    def group(self, ticket: Ticket) -> DataGroup[Any]:
+        """Return the ticket's group."""
+        return self._groups[self.layout_key(ticket)]
+
+    def layout_key(self, ticket: Ticket) -> int:
+        """Return the ordinal of the ticket's group among all."""
+        return ticket.group + (self._first_validation if ticket.validation else 0)
+
+    def items(self, ticket: Ticket) -> Sequence[Any]:
+        """Return the ticket's items."""
+        return self.group(ticket).take(ticket.indices)
+
+    def items_are_quick(self, ticket: Ticket) -> bool:
+        """Tell whether that takes well under a millisecond."""
+        return self.group(ticket).take_is_quick(ticket.rows)
+
+    def place(self, ticket: Ticket, slot: ArenaSlot, extras: Extras) -> Placed:
+        """Place a loaded batch, and check what a strategy of the user's made of it."""
+        group = self.group(ticket)
+        placed = self._placer.place(slot.arrays, slot.layouts, extras, group)
+        if not self._placer.is_custom:
+            return Placed(placed, slot.layouts)
+        candidates = {"loader_arrays": slot.layouts}
+        if group.cache_size is not None:
+            cached = group.layouts_of(ticket.rows, cached=True)
+            assert cached is not None
+            candidates["cache_arrays"] = cached
+        return Placed(placed, check_placed(placed, candidates))
+
+    def place_is_quick(self, ticket: Ticket) -> bool:
+        """Tell whether placing takes well under a millisecond."""
+        return self._placer.is_quick(self.layouts[self.layout_key(ticket)])
+
+
+def _layouts(group: DataGroup[Any]) -> Layouts:
+    if group.loader_layouts is None:
+        raise ValueError(
+            f"{group!r} has no loader_arrays, so that its batches could only come from a cache: "
+            "give it loader_arrays"
+        )
+    return group.loader_layouts

@@ -1,0 +1,231 @@
+"""Groups: data that share a batch size, array layouts and a policy of order."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final, overload
+
+import numpy as np
+
+from aioloader._memory.layout import layout_bytes, make_layouts, take_rows
+from aioloader._order.group_order import GroupOrder, ShuffleLater
+
+if TYPE_CHECKING:
+    from aioloader.protocols import Layouts
+
+__all__ = ["DataGroup", "gather"]
+
+D = TypeVar("D")
+
+_MODES = ("default", "repeat", "reseed", "itemwise", "batchwise")
+_QUICK_ROWS = 4096
+
+
+@final
+class DataGroup(Sequence[D], Generic[D]):
+    """Represent a group of data with the same batch size and array shapes.
+
+    It is a value: it owns nothing, may be used by several loaders, and is itself the
+    sequence of its data. ``data`` must not be changed once it is here.
+
+    Args:
+        batch_size: How many items make a batch.
+        data: The descriptors of the items, which ``load`` receives one at a time. A sequence
+            is used as it is and never copied, however long or lazy; an iterator is read to
+            its end. Items must be picklable to reach worker processes.
+        loader_arrays: ``{name: (shape, numpy_dtype, jax_dtype)}`` for the arrays that ``load``
+            fills, without the batch dimension.
+        cache_arrays: The same for batches as they are cached, where that differs.
+        cache_location: The directory of the cache on disk.
+        cache_readonly: Whether the cache is only read.
+        seed: The seed of the order and of all items' seeds, an integer.
+        shuffle_first: Whether the first epoch is shuffled, item by item.
+        shuffle_later: What later epochs do: ``"repeat"`` (nothing new), ``"reseed"`` (new
+            seeds), ``"itemwise"`` (new seeds, items shuffled), ``"batchwise"`` (the same
+            batches in another order) or ``"default"`` (``"batchwise"`` with a
+            ``cache_location``, else ``"itemwise"``).
+        drop_remainder: Whether items that do not fill a batch are left out. Otherwise the
+            last batch is smaller.
+
+    Raises:
+        ValueError: An argument is out of range, or the data are empty.
+        TypeError: An argument is of the wrong type.
+
+    >>> group = DataGroup(2, "abcdef", loader_arrays={"x": ((3,), "uint8", "float32")})
+    >>> group.batch_count, len(group), group[1], group.loader_size
+    (3, 6, 'b', 6)
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        data: Iterable[D],
+        *,
+        loader_arrays: Mapping[str, tuple[Any, Any, Any]] | None = None,
+        cache_arrays: Mapping[str, tuple[Any, Any, Any]] | None = None,
+        cache_location: str | os.PathLike[str] | None = None,
+        cache_readonly: bool = False,
+        seed: int = 0,
+        shuffle_first: bool = False,
+        shuffle_later: str = "default",
+        drop_remainder: bool = True,
+    ) -> None:
+        if shuffle_later not in _MODES:
+            raise ValueError(f"shuffle_later={shuffle_later!r} must be one of {', '.join(_MODES)}")
+        if loader_arrays is None and (cache_arrays is None or cache_location is None):
+            raise ValueError(
+                "loader_arrays may be left out only where a cache has everything: with both "
+                "cache_arrays and cache_location"
+            )
+        if shuffle_later == "default":
+            shuffle_later = "itemwise" if cache_location is None else "batchwise"
+        self._data = _sequence(data)
+        self._order = GroupOrder(
+            len(self._data),
+            batch_size,
+            seed=seed,
+            shuffle_first=bool(shuffle_first),
+            shuffle_later=cast("ShuffleLater", shuffle_later),
+            drop_remainder=bool(drop_remainder),
+        )
+        self._loader = _layouts(loader_arrays, batch_size, "loader_arrays")
+        self._cache = _layouts(cache_arrays, batch_size, "cache_arrays")
+        self._cache_location = None if cache_location is None else Path(os.fspath(cache_location))
+        self._cache_readonly = bool(cache_readonly) or loader_arrays is None
+
+    def __repr__(self) -> str:
+        arrays = list(self._loader or self._cache or ())
+        return f"<DataGroup: {len(self)} items in batches of {self.batch_size}, arrays {arrays}>"
+
+    def __len__(self) -> int:
+        return self._order.length
+
+    @overload
+    def __getitem__(self, index: int) -> D: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[D]: ...
+    def __getitem__(self, index: int | slice) -> D | Sequence[D]:
+        return self._data[index]
+
+    def __iter__(self) -> Iterator[D]:
+        return iter(self._data)
+
+    def index(self, value: Any, *args: Any) -> int:
+        """Return the first index of ``value``; raises ValueError if it is not there."""
+        own = getattr(self._data, "index", None)
+        return int(own(value, *args)) if callable(own) else super().index(value, *args)
+
+    def count(self, value: Any) -> int:
+        """Return how often ``value`` occurs."""
+        own = getattr(self._data, "count", None)
+        return int(own(value)) if callable(own) else super().count(value)
+
+    @property
+    def batch_count(self) -> int:
+        """The number of batches in an epoch of this group."""
+        return self._order.batch_count
+
+    @property
+    def batch_size(self) -> int:
+        """The number of items in a batch."""
+        return self._order.batch_size
+
+    @property
+    def data(self) -> Sequence[D]:
+        """The items' descriptors."""
+        return self._data
+
+    @property
+    def order(self) -> GroupOrder:
+        """Which items each batch of each epoch holds: a value that other layers plan by."""
+        return self._order
+
+    @property
+    def loader_layouts(self) -> Layouts | None:
+        """``{name: (shape, numpy_dtype, jax_dtype, offset, count)}`` of a batch as loaded.
+
+        Shapes include the batch dimension, offsets are in bytes, counts in elements.
+        """
+        return self._loader
+
+    @property
+    def loader_size(self) -> int | None:
+        """The bytes of one loaded batch, or None without ``loader_arrays``."""
+        return None if self._loader is None else layout_bytes(self._loader)
+
+    @property
+    def cache_layouts(self) -> Layouts | None:
+        """The same as `loader_layouts`, for a batch as cached."""
+        if self._cache is None and self._cache_location is not None:
+            return self._loader
+        return self._cache
+
+    @property
+    def cache_size(self) -> int | None:
+        """The bytes of one cached batch, or None without ``cache_arrays``."""
+        return None if self._cache is None else layout_bytes(self._cache)
+
+    @property
+    def cache_location(self) -> Path | None:
+        """The directory of the cache, if there is one."""
+        return self._cache_location
+
+    @property
+    def cache_readonly(self) -> bool:
+        """Whether the cache is only read."""
+        return self._cache_readonly
+
+    def layouts_of(self, rows: int, *, cached: bool) -> Layouts | None:
+        """Return the layouts of a batch of ``rows`` rows, as cached or as loaded."""
+        layouts = self.cache_layouts if cached else self._loader
+        if layouts is None or rows == self.batch_size:
+            return layouts
+        return take_rows(layouts, rows)
+
+    def take(self, indices: range | np.ndarray) -> Sequence[D]:
+        """Return the items with ``indices``."""
+        return gather(self._data, indices)
+
+    def take_is_quick(self, rows: int) -> bool:
+        """Tell whether taking ``rows`` items costs little: no code of the user's runs."""
+        quick = isinstance(self._data, range | list | tuple | np.ndarray | str | bytes)
+        return quick and rows <= _QUICK_ROWS
+
+
+def gather(data: Sequence[Any], indices: range | np.ndarray) -> Sequence[Any]:
+    """Return ``[data[i] for i in indices]``, without a Python loop where data allow it.
+
+    >>> gather(range(100, 200), np.array([3, 1])), gather("abcdef", range(2, 4))
+    ([103, 101], 'cd')
+    """
+    array: Any = data
+    if isinstance(indices, range) and indices.step == 1:
+        if isinstance(array, range | list | tuple | str | bytes | np.ndarray):
+            return cast("Sequence[Any]", array[indices.start : indices.stop])
+    elif isinstance(array, np.ndarray):
+        return cast("Sequence[Any]", array[np.asarray(indices)])
+    positions = indices.tolist() if isinstance(indices, np.ndarray) else indices
+    if isinstance(data, range):
+        start, step = data.start, data.step
+        return [start + step * i for i in positions]
+    if isinstance(data, list | tuple) and len(positions) > 1:
+        return operator.itemgetter(*positions)(data)  # type: ignore[no-any-return]
+    return [data[i] for i in positions]
+
+
+def _sequence(data: Iterable[D]) -> Sequence[D]:
+    if isinstance(data, Mapping):
+        raise TypeError("data is a mapping: pass list(data) for its keys, or its .items()")
+    if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+        return cast("Sequence[D]", data)
+    try:
+        return list(data)
+    except TypeError:
+        raise TypeError(f"data={data!r} must be a sequence or an iterable") from None
+
+
+def _layouts(arrays: Any, batch_size: int, parameter: str) -> Layouts | None:
+    return None if arrays is None else make_layouts(arrays, batch_size, parameter)

@@ -1,0 +1,361 @@
+"""The loader: `async for batch in loader`."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, final
+
+import anyio
+
+from aioloader._device.placement import Placer, reclaim
+from aioloader._engine.progress import Progress
+from aioloader._engine.session import Loaded, Session, SessionSpec
+from aioloader._engine.statistics import LoaderStatistics, Meter
+from aioloader._executors.choosing import choose_executor
+from aioloader._loaders.batch import Batch, TrainingBatch, ValidationBatch
+from aioloader._loaders.checkpoint import PathAwaitingCreation, read_state, write_state
+from aioloader._loaders.feed import GroupFeed
+from aioloader._loaders.group import DataGroup
+from aioloader._loaders.options import check_options
+from aioloader._loaders.references import References, explain_timeout
+from aioloader._loaders.schedule import make_schedule
+from aioloader._loaders.state import make_state, parse_state
+from aioloader._loaders.summary import summarize
+from aioloader._loaders.tally import Tally
+from aioloader.errors import BatchTimeoutError
+from aioloader.protocols import ExecutorFactory, Ticket, Work
+
+if TYPE_CHECKING:
+    from aioloader._engine.conveyor import Outcome
+
+__all__ = ["Dataloader", "Loader"]
+
+D = TypeVar("D")
+Groups = DataGroup[D] | Iterable[DataGroup[D]]
+
+_logger = logging.getLogger("aioloader")
+
+
+@final
+class Loader(Generic[D]):
+    """Load batches of one or several groups, in workers or on the event loop, ahead of use.
+
+    ::
+
+        def load(item, arrays, seed):
+            arrays["x"][...] = decode(item)
+
+        async with Loader(load, group, num_workers=2, end_at=("epoch", 3)) as loader:
+            async for batch in loader:
+                state = step(state, batch.arrays)
+
+    An async context manager. It owns workers, ``depth`` slots of shared memory and one task,
+    and gives them back when it is left, in bounded time whatever the workers are doing. It
+    may be entered again. Nothing of it blocks the event loop; what your own step blocks,
+    it blocks: see `wait_ready`.
+
+    Args:
+        load: ``load(item, arrays, seed)`` fills one row in place: ``arrays`` maps names to
+            arrays without the batch dimension, whose content is undefined before. It may
+            return a mapping of additional data. A plain function runs in worker processes,
+            a coroutine function on the event loop, up to ``max_concurrency`` at once.
+            ``seed`` is None for validation.
+        training: One group, or several.
+        validation: ``("epoch" | "batch", every, groups)``: a run over all batches of
+            ``groups`` after each ``every``-th epoch or batch, counted from the beginning.
+        fetch: A coroutine function ``fetch(item) -> payload`` that runs on the event loop;
+            ``load`` then receives the payload as its item.
+        depth: How many batches may exist at once, being loaded, ready and in use together.
+        num_workers: How many worker processes; 0 loads in a thread of this process.
+        max_concurrency: How many items are fetched, or loaded by a coroutine, at once.
+        start_at: ``(epoch, batches)`` to skip; the batches may exceed an epoch.
+        end_at: ``("epoch" | "batch", n)``, absolute, to end before; None never ends.
+        interleave_groups: Whether groups take turns, the least used first, or follow one
+            after the other.
+        deterministic: Whether batches come in the plan's order, or as they become ready.
+        timeout: How many seconds to wait without any batch becoming ready before
+            `BatchTimeoutError`; None or 0 waits for ever.
+        on_error: ``"raise"`` a failed batch's `LoadError` in its turn, or ``"drop"`` it.
+        retries: How often an item is tried again when its load or fetch raises.
+        item_timeout: How many seconds a load or fetch of one item may take.
+        startup: Called once in each worker before it loads anything.
+        worker_nice: The niceness of workers, so that the event loop gets a core when it
+            wants one.
+        place: None for the default device; a device, a sharding, or a function
+            ``place(arrays, layouts, additional, group)`` that returns an array for each
+            layout. A function runs in a helper thread.
+        vectorized: Whether ``load(items, arrays, seeds)`` takes a chunk of rows at once,
+            arrays with that leading dimension.
+        executor: A function from a `Work` to an `Executor`, in place of the loader's own.
+
+    Raises:
+        ValueError, TypeError: An argument is wrong; the message names it.
+        LayoutError: An array's jax dtype needs ``jax_enable_x64``.
+    """
+
+    def __init__(
+        self,
+        load: Callable[..., Any],
+        training: Groups[D],
+        *,
+        validation: tuple[Literal["epoch", "batch"], int, Groups[D]] | None = None,
+        fetch: Callable[[D], Awaitable[Any]] | None = None,
+        depth: int = 3,
+        num_workers: int = 1,
+        max_concurrency: int = 64,
+        start_at: tuple[int, int] = (0, 0),
+        end_at: tuple[Literal["epoch", "batch"], int] | None = None,
+        interleave_groups: bool = True,
+        deterministic: bool = True,
+        timeout: float | None = 60.0,
+        on_error: Literal["raise", "drop"] = "raise",
+        retries: int = 0,
+        item_timeout: float | None = None,
+        startup: Callable[[], object] | None = None,
+        worker_nice: int = 10,
+        place: object = None,
+        vectorized: bool = False,
+        executor: ExecutorFactory | None = None,
+    ) -> None:
+        self._running: Session | None = None
+        self._schedule = make_schedule(training, validation, start_at, end_at, interleave_groups)
+        self._placer = Placer(place)
+        self._feed = GroupFeed(self._schedule.training, self._schedule.validation, self._placer)
+        for layouts in self._feed.layouts:
+            self._placer.check(layouts, "loader_arrays")
+        self._work = Work(
+            load,
+            self._feed.layouts,
+            vectorized=bool(vectorized),
+            num_workers=num_workers,
+            max_concurrency=max_concurrency,
+            retries=retries,
+            item_timeout=item_timeout,
+            startup=startup,
+            worker_nice=worker_nice,
+        )
+        check_options(self._work, fetch, depth, timeout, on_error, executor)
+        self._fetch = fetch
+        self._depth = depth
+        self._deterministic = bool(deterministic)
+        self._timeout = timeout or math.inf
+        self._drop = on_error == "drop"
+        self._make_executor = executor or choose_executor
+        self._executor: Any = None
+        self._start = Progress(self._schedule.start)
+        self._progress = Progress(self._schedule.start)
+        self._restart_pending = False
+        self._interrupted = False
+        self._failed: list[int] = []
+        self._meter = Meter()
+        self._tally = Tally(self.batches_per_epoch, self.batches_per_validation)
+        self._references = References()
+
+    def __repr__(self) -> str:
+        state = "not running" if self._running is None else repr(self._running)
+        return f"<Loader: at {self._progress.position}, {state}>"
+
+    # Running --------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        if self._running is not None:
+            raise RuntimeError("this loader is entered already; make another for another loop")
+        self._executor = self._make_executor(self._work)
+        self._interrupted = self._restart_pending = False
+        self._failed.clear()
+        self._progress = Progress(self._start.position, self._start.ahead)
+        self._references = References()
+        spec = SessionSpec(
+            self._feed,
+            self._executor,
+            self._feed.layouts,
+            self._depth,
+            self._deterministic,
+            reclaim,
+            fetch=self._fetch,
+            max_concurrency=self._work.max_concurrency,
+            retries=self._work.retries,
+            item_timeout=self._work.item_timeout,
+        )
+        session = Session(spec, self._tickets())
+        self._meter = session.meter
+        await session.open()
+        self._running = session
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End the workers and give everything back; harmless to repeat, from any task."""
+        session, self._running = self._running, None
+        if session is not None:
+            await session.aclose()
+
+    def __del__(self) -> None:
+        if getattr(self, "_running", None) is not None:
+            warnings.warn(f"{self!r} was never closed: use `async with`", ResourceWarning, 2)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Batch[D]:
+        """Return the next batch.
+
+        When it is cancelled nothing is lost: the next call returns the same batch.
+
+        Raises:
+            LoadError: The next batch could not be loaded; the call after goes on behind it.
+            BatchTimeoutError: Nothing became ready in time.
+        """
+        while True:
+            session = self._session()
+            if self._restart_pending:
+                self._restart(session)
+            batch = self._take(session)
+            if batch is not None:
+                return batch
+            started = time.perf_counter()
+            try:
+                with anyio.move_on_after(self._timeout) as scope:
+                    await session.changed()
+            finally:
+                self._meter.waited(time.perf_counter() - started)
+            if scope.cancelled_caught:
+                raise BatchTimeoutError(self._explain_timeout(session))
+
+    def interrupt(self) -> None:
+        """End the stream after the batches that are already loaded; callable from any thread."""
+        self._interrupted = True
+        if self._running is not None:
+            self._running.stop_feeding()
+
+    def _session(self) -> Session:
+        if self._running is None:
+            raise RuntimeError("enter the loader first: `async with loader:`")
+        self._running.check_loop()
+        return self._running
+
+    def _take(self, session: Session) -> Batch[D] | None:
+        while (outcome := session.take()) is not None:
+            if outcome.value is not None:
+                return self._deliver(outcome.value)
+            self._refuse(outcome)
+        if self._interrupted or session.ended():
+            self._tally.check()
+            raise StopAsyncIteration
+        return None
+
+    def _deliver(self, loaded: Loaded) -> Batch[D]:
+        ticket = loaded.ticket
+        for position in self._failed:  # the consumer has gone on behind them
+            self._progress.passed(position)
+        self._failed.clear()
+        self._progress.passed(ticket.position)
+        self._tally.deliver(ticket)
+        kind = ValidationBatch if ticket.validation else TrainingBatch
+        group = self._feed.group(ticket)
+        uncached = loaded.layouts is not group.layouts_of(ticket.rows, cached=True) or (
+            group.cache_size is None
+        )
+        batch = kind(group, loaded, uncached=uncached)
+        self._references.note(ticket.position, batch)
+        return batch
+
+    def _refuse(self, outcome: Outcome[Ticket, Loaded]) -> None:
+        assert outcome.error is not None
+        if not self._drop or not isinstance(outcome.error, Exception):
+            self._failed.append(outcome.ticket.position)
+            raise outcome.error
+        self._meter.dropped += 1
+        self._progress.passed(outcome.ticket.position)
+        _logger.warning("dropped: %s", outcome.error)
+        self._tally.drop(outcome.ticket, outcome.error)
+
+    def _tickets(self) -> Any:
+        self._tally = Tally(self.batches_per_epoch, self.batches_per_validation)
+        start = Progress(self._progress.position, self._progress.ahead)
+        return self._tally.issue(self._schedule.plan.tickets(start.position), start)
+
+    def _explain_timeout(self, session: Session) -> str:
+        _, loading, _, _ = session.counts
+        return explain_timeout(
+            self._timeout, session.loans(), self._depth, loading, self._references
+        )
+
+    # Positions ------------------------------------------------------------------------------
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """The number of training batches in an epoch, over all groups."""
+        return self._schedule.plan.batches_per_epoch
+
+    @property
+    def batches_per_validation(self) -> int:
+        """The number of batches in a validation run; 0 without validation."""
+        return self._schedule.plan.batches_per_validation
+
+    @property
+    def first_batch(self) -> int:
+        """The training batch that ``start_at`` names."""
+        return self._schedule.first_batch
+
+    @property
+    def last_batch(self) -> int | None:
+        """The training batch to end before, or None if the stream never ends."""
+        return self._schedule.plan.end
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether batches come in the plan's order."""
+        return self._deterministic
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether `interrupt` was called since the loader was entered."""
+        return self._interrupted
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the position behind the batches that were delivered, as a small JSON value."""
+        return make_state(self._schedule.plan, self._progress)
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on at a position that `get_state` returned, now or when the loader is entered.
+
+        The number of workers, the depth and the executor may be others than they were.
+        Raises `StateError` for a state that is damaged or of another plan.
+        """
+        self._start = parse_state(state, self._schedule.plan)
+        self._progress = Progress(self._start.position, self._start.ahead)
+        self._restart_pending = self._running is not None
+
+    async def save(self, directory: PathAwaitingCreation) -> Coroutine[Any, Any, None]:
+        """Return a coroutine that saves the present state (Orbax's ``StatefulCheckpointable``)."""
+        return write_state(self.get_state(), directory)
+
+    async def load(self, directory: Any) -> Coroutine[Any, Any, None]:
+        """Return a coroutine that restores a saved state (Orbax's ``StatefulCheckpointable``)."""
+        return read_state(directory, self.set_state)
+
+    def _restart(self, session: Session) -> None:
+        self._restart_pending = False
+        self._failed.clear()
+        session.restart(self._tickets())
+
+    # Figures --------------------------------------------------------------------------------
+
+    def idle_usec(self) -> int:
+        """Return the microseconds spent waiting for batches since the last call."""
+        return self._meter.take_idle_usec()
+
+    def statistics(self) -> LoaderStatistics:
+        """Return a snapshot of what this run has done and waits for."""
+        counts = (0, 0, 0, 0) if self._running is None else self._running.counts
+        return summarize(self._meter, counts, getattr(self._executor, "worker_deaths", 0))
+
+
+Dataloader = Loader

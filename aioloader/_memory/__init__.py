@@ -1,0 +1,1 @@
+"""WHERE: bytes, and leases on them."""

@@ -1,0 +1,173 @@
+"""The arena: ``depth`` slots over one segment, each on loan for as long as anything reads it."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import weakref
+from collections import deque
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, final
+
+import anyio
+
+from aioloader._memory.layout import layout_bytes, take_rows, view
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aioloader.protocols import Arrays, Layouts, Segment
+
+__all__ = ["Arena", "ArenaSlot", "slot_bytes"]
+
+PAGE = 4096
+_FIRST_WAIT_SECONDS = 50e-6
+_LAST_WAIT_SECONDS = 2e-3
+
+
+def slot_bytes(layouts: tuple[Layouts, ...]) -> int:
+    """Return the bytes of a slot that can hold a batch of any of ``layouts``, in whole pages."""
+    largest = max(layout_bytes(layout) for layout in layouts)
+    return max(1, -(-largest // PAGE)) * PAGE
+
+
+@final
+class ArenaSlot:
+    """One slot for one batch: see :class:`aioloader.protocols.Slot`.
+
+    It is on loan while its lease object lives, and the lease lives in this object until
+    :meth:`release`, in every view of the arrays, and in whatever took :attr:`hold`.
+    """
+
+    def __init__(
+        self, lease: Any, index: int, offset: int, layout_key: int, layouts: Layouts, rows: int
+    ) -> None:
+        self._lease = lease
+        self._arrays: Arrays | None = None
+        self.index = index
+        self.offset = offset
+        self.layout_key = layout_key
+        self.layouts = layouts
+        self.rows = rows
+
+    def __repr__(self) -> str:
+        state = "released" if self._lease is None else "on loan"
+        return f"<ArenaSlot {self.index}: {self.rows} rows, {state}>"
+
+    @property
+    def arrays(self) -> Arrays:
+        """The batch's arrays, ``(rows, ...)`` each."""
+        if self._arrays is None:
+            self._arrays = MappingProxyType(view(self.hold, self.layouts))
+        return self._arrays
+
+    @property
+    def hold(self) -> object:
+        """What keeps the slot on loan for as long as it is referenced."""
+        if self._lease is None:
+            raise RuntimeError(f"slot {self.index} has been released")
+        return self._lease
+
+    def release(self) -> None:
+        """Drop this object's own hold; the slot returns once nothing else has one."""
+        self._lease = self._arrays = None
+
+
+@final
+class Arena:
+    """Lend slots, one at a time, to one feeder.
+
+    A lease is a ctypes array over the slot, and numpy views hang on it, so CPython's own
+    reference counts say when the last reader is gone: the batch, a view, a ``jax.Array``
+    over it, or a computation in flight. While the feeder waits for a slot the arena calls
+    ``reclaim``, because JAX lets go of host memory only when it is next called.
+    """
+
+    def __init__(
+        self,
+        segment: Segment,
+        *,
+        depth: int,
+        layouts: tuple[Layouts, ...],
+        reclaim: Callable[[], object],
+    ) -> None:
+        self.depth = depth
+        self._segment = segment
+        self._layouts = layouts
+        self._short: dict[tuple[int, int], Layouts] = {}
+        self._slot_bytes = slot_bytes(layouts)
+        self._reclaim = reclaim
+        self._lease_type: Any = type("Lease", (ctypes.c_char * self._slot_bytes,), {})
+        self._free = deque(range(depth))
+        self._loop = asyncio.get_running_loop()
+        self._waiter: anyio.Event | None = None
+        self._wait_seconds = _FIRST_WAIT_SECONDS
+
+    def __repr__(self) -> str:
+        return f"<Arena: {self.on_loan} of {self.depth} slots on loan>"
+
+    @property
+    def on_loan(self) -> int:
+        """How many slots are on loan now."""
+        return self.depth - len(self._free)
+
+    @property
+    def starved(self) -> bool:
+        """Whether the feeder is waiting for a slot."""
+        return self._waiter is not None
+
+    def is_free(self, index: int) -> bool:
+        """Tell whether slot ``index`` has come back."""
+        return index in self._free
+
+    async def acquire(self, layout_key: int, rows: int) -> ArenaSlot:
+        """Wait for a free slot and lend it, laid out for ``rows`` rows of one of the layouts."""
+        self._wait_seconds = _FIRST_WAIT_SECONDS
+        while not self._free:
+            self._reclaim()
+            self._waiter = anyio.Event()
+            timer = self._loop.call_later(self._wait_seconds, self._waiter.set)
+            try:
+                await self._waiter.wait()
+            finally:
+                timer.cancel()
+                self._waiter = None
+            self._wait_seconds = min(self._wait_seconds * 2, _LAST_WAIT_SECONDS)
+        return self._lend(self._free.popleft(), layout_key, rows)
+
+    def kick(self) -> None:
+        """Look at once for slots that have become free: the consumer has just moved on."""
+        if self._waiter is not None:
+            self._wait_seconds = _FIRST_WAIT_SECONDS
+            self._reclaim()
+
+    def close(self) -> None:
+        """Give the segment back; slots still on loan keep their memory until they end."""
+        self._segment.close()
+
+    def _lend(self, index: int, layout_key: int, rows: int) -> ArenaSlot:
+        offset = index * self._slot_bytes
+        lease = self._lease_type.from_buffer(self._segment.buffer, offset)
+        weakref.finalize(lease, self._ended, index).atexit = False
+        return ArenaSlot(lease, index, offset, layout_key, self._laid_out(layout_key, rows), rows)
+
+    def _laid_out(self, layout_key: int, rows: int) -> Layouts:
+        layouts = self._layouts[layout_key]
+        if all(a.shape[0] == rows for a in layouts.values()):
+            return layouts
+        key = (layout_key, rows)
+        if key not in self._short:
+            self._short[key] = take_rows(layouts, rows)
+        return self._short[key]
+
+    def _ended(self, index: int) -> None:
+        # Runs wherever the last reference died: on any thread, inside any statement.
+        try:
+            self._loop.call_soon_threadsafe(self._give, index)
+        except RuntimeError:  # the loop is closed, and nobody waits for slots any more
+            return
+
+    def _give(self, index: int) -> None:
+        self._free.append(index)
+        if self._waiter is not None:
+            self._waiter.set()

@@ -1,0 +1,1 @@
+"""WHICH and WHEN: pure arithmetic over positions; no I/O, no async."""

@@ -1,0 +1,99 @@
+"""Every exception that aioloader raises on its own account."""
+
+from __future__ import annotations
+
+__all__ = [
+    "AioLoaderError",
+    "BatchTimeoutError",
+    "CacheCorrupt",
+    "CacheMismatch",
+    "ItemError",
+    "LayoutError",
+    "LoadError",
+    "StateError",
+    "WorkerDied",
+]
+
+
+class AioLoaderError(Exception):
+    """The root of aioloader's exceptions."""
+
+
+class LayoutError(AioLoaderError, ValueError):
+    """Arrays do not have the names, shapes or dtypes that a layout declares."""
+
+
+class StateError(AioLoaderError, ValueError):
+    """A saved state is damaged, or belongs to a loader with other settings."""
+
+
+class CacheMismatch(AioLoaderError, ValueError):
+    """A cache was made under other settings than those it is opened with."""
+
+
+class CacheCorrupt(AioLoaderError):
+    """A cache entry is damaged and there is no way to load its rows again."""
+
+
+class BatchTimeoutError(AioLoaderError, TimeoutError):
+    """No batch became ready within ``timeout`` seconds.
+
+    The message says what the loader was waiting for: slots that the program still
+    holds (with the batches that hold them), or items that are still being loaded.
+    Nothing is lost: asking for the next batch again goes on waiting.
+    """
+
+
+class ItemError(AioLoaderError):
+    """One row could not be filled: what an executor tells the engine.
+
+    The engine turns it into a :class:`LoadError` that also names the group, the batch
+    and the item. ``row`` counts from 0 within the batch; ``died`` is true when the
+    item's worker died rather than raised; ``remote_traceback`` is the traceback as
+    text, from where the item was loaded.
+    """
+
+    def __init__(
+        self, message: str, *, row: int, remote_traceback: str = "", died: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.row = row
+        self.remote_traceback = remote_traceback
+        self.died = died
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild_item_error, (str(self), self.row, self.remote_traceback, self.died))
+
+
+def _rebuild_item_error(message: str, row: int, remote_traceback: str, died: bool) -> ItemError:
+    return ItemError(message, row=row, remote_traceback=remote_traceback, died=died)
+
+
+class LoadError(AioLoaderError):
+    """A batch could not be loaded; raised in that batch's turn.
+
+    ``group`` and ``batch`` name the batch as messages do ("training group 0", its index
+    within the group), ``row`` counts within the batch and is None where the failure
+    concerns the batch as a whole, and ``item`` is the data descriptor of that row.
+    ``__cause__`` is the original exception where it could be carried over, and a note
+    holds its traceback from the worker.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        group: str = "",
+        batch: int | None = None,
+        row: int | None = None,
+        item: object = None,
+    ) -> None:
+        super().__init__(message)
+        self.group = group
+        self.batch = batch
+        self.row = row
+        self.item = item
+
+
+class WorkerDied(LoadError):
+    """A worker process died, and went on dying, on the same item."""
