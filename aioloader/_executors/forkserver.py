@@ -253,9 +253,8 @@ def _serve_request(requests: socket.socket, status: dict[int, int], own: list[An
     child_r, status_w, *inherited = descriptors
     pid = os.fork()
     if pid == 0:
-        _child(
-            child_r, inherited, mark.endswith(b"+"), [requests, status_w, *status.values(), *own]
-        )
+        unused = [requests, status_w, *status.values(), *own]
+        _child(child_r, inherited, mark.endswith(b"+"), unused)
     with contextlib.suppress(BrokenPipeError):
         forkserver.write_signed(status_w, pid)
     status[pid] = status_w

@@ -25,11 +25,12 @@ __all__ = [
 
 
 class RowFailed(Exception):
-    """``load`` raised for ``row``; the cause is its exception."""
+    """``load`` raised ``error`` for ``row``."""
 
-    def __init__(self, row: int) -> None:
+    def __init__(self, row: int, error: BaseException) -> None:
         super().__init__(row)
         self.row = row
+        self.error = error
 
 
 @final
@@ -104,7 +105,7 @@ def fill_rows(
                 break
             except BaseException as error:
                 if attempts == 0 or not isinstance(error, Exception):
-                    raise RowFailed(row) from error
+                    raise RowFailed(row, error) from error
                 attempts -= 1
                 retried += 1
                 time.sleep(backoff_seconds(retries - attempts))
@@ -136,7 +137,7 @@ def fill_spans(
                 break
             except BaseException as error:
                 if attempt == retries or not isinstance(error, Exception):
-                    raise RowFailed(start) from error
+                    raise RowFailed(start, error) from error
                 retried += 1
                 time.sleep(backoff_seconds(attempt + 1))
     return Filled(columns.result(), time.perf_counter() - started, retried)

@@ -59,8 +59,7 @@ class _Job:
         except _Abandoned:
             return
         except RowFailed as failed:
-            assert failed.__cause__ is not None
-            self.failure = (failed.row, Failure.capture(failed.__cause__))
+            self.failure = (failed.row, Failure.capture(failed.error))
         except BaseException as error:
             self.failure = (max(self.row, 0), Failure.capture(error))
         finally:

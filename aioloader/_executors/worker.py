@@ -174,8 +174,7 @@ class _Server:
         try:
             filled = self._run(*wire.decode(packet, descriptor))
         except RowFailed as failed:
-            assert failed.__cause__ is not None
-            row, error = failed.row, failed.__cause__
+            row, error = failed.row, failed.error
         except BaseException as raised:
             error = raised
         else:

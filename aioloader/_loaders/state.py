@@ -30,7 +30,7 @@ def make_state(plan: Plan, progress: Progress) -> dict[str, Any]:
 
 def parse_state(state: Mapping[str, Any], plan: Plan) -> Progress:
     """Return the progress that ``state`` describes, or raise what is wrong with it."""
-    if not isinstance(state, Mapping) or state.get("version") != _VERSION:
+    if not hasattr(state, "get") or state.get("version") != _VERSION:
         raise StateError(f"this is not a loader's state of version {_VERSION}: {state!r}")
     expected = make_state(plan, Progress(0))
     for key in ("batches_per_epoch", "batches_per_validation", "plan"):
