@@ -124,6 +124,7 @@ class Conveyor(Generic[K, V]):
         """Begin no more tickets; those under way go on."""
         if self._feeding is not None:
             self._feeding.cancel()
+            self._changed()
 
     async def _feed(self, group: TaskGroup, scope: anyio.CancelScope) -> None:
         # Permits are taken here, one ticket at a time, and never inside a job: were a later
@@ -138,6 +139,8 @@ class Conveyor(Generic[K, V]):
                         self._belt.append(outcome)
                     self.loading += 1
                     group.start_soon(self._run, outcome)
+                    # While this waits for the next permit it must not hold the last batch.
+                    del outcome, permit
         except Exception as error:  # in the tickets or the gate: no more will come
             self.failure = error
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import TYPE_CHECKING
 
 from aioloader._executors.failures import short
@@ -22,8 +23,18 @@ def explain(
 
     An :class:`ItemError` names its row and item, and brings its traceback from where the
     item was loaded as a note; its cause becomes the cause. Any other error concerns the
-    batch as a whole.
+    batch as a whole, and is itself the cause.
+
+    The local variables of ``error``'s traceback are cleared: they hold views of the slot,
+    and whoever keeps the error would keep the slot on loan.
     """
+    traceback.clear_frames(error.__traceback__)
+    explained = _explained(error, ticket, items, stage)
+    explained.__cause__ = error.__cause__ if isinstance(error, ItemError) else error
+    return explained
+
+
+def _explained(error: Exception, ticket: Ticket, items: Sequence[object], stage: str) -> LoadError:
     group = f"{'validation' if ticket.validation else 'training'} group {ticket.group}"
     where = f"{ticket.describe()} could not be loaded"
     if not isinstance(error, ItemError):

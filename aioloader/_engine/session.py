@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -17,7 +17,6 @@ from aioloader._engine.explaining import explain
 from aioloader._engine.fetching import Fetcher
 from aioloader._engine.statistics import Meter
 from aioloader._memory.arena import Arena, ArenaSlot, slot_bytes
-from aioloader.errors import ItemError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -130,7 +129,8 @@ class Session:
         spec = self._spec
         try:
             nbytes = slot_bytes(spec.layouts) * spec.depth
-            segment = await self._in_helper(spec.executor.allocate, nbytes)
+            with anyio.CancelScope(shield=True):  # what is allocated must not get lost
+                segment = await self._in_helper(spec.executor.allocate, nbytes)
             self._arena = Arena(
                 segment, depth=spec.depth, layouts=spec.layouts, reclaim=spec.reclaim
             )
@@ -166,7 +166,11 @@ class Session:
         self._again.set()
 
     def stop_feeding(self) -> None:
-        """Begin no more tickets."""
+        """Begin no more tickets; callable from any thread, and from a signal handler."""
+        with contextlib.suppress(RuntimeError):  # the loop has been closed
+            self._loop.call_soon_threadsafe(self._stop_feeding)
+
+    def _stop_feeding(self) -> None:
         if self._conveyor is not None:
             self._conveyor.stop_feeding()
 
@@ -293,12 +297,13 @@ class Session:
                 seeds = [seeds[row] for row in rows]
             filled = await self._fill_from(slot, rows, wanted, seeds)
         except Exception as error:
-            cause = error.__cause__ if isinstance(error, ItemError) else error
-            raise explain(error, ticket, items) from cause
-        meter.load_span += time.perf_counter() - started
-        meter.load_seconds += filled.seconds
-        meter.retries += filled.retries
-        return filled.extras or {}
+            explained = explain(error, ticket, items)
+        else:
+            meter.load_span += time.perf_counter() - started
+            meter.load_seconds += filled.seconds
+            meter.retries += filled.retries
+            return filled.extras or {}
+        raise explained  # out here, where it does not get `error` as its context
 
     async def _fill_from(
         self, slot: ArenaSlot, rows: Sequence[int], items: Sequence[Any], seeds: Any
@@ -321,13 +326,11 @@ class Session:
                 return feed.place(ticket, slot, extras)
             return await self._in_helper(feed.place, ticket, slot, extras)
         except Exception as error:
-            # The frames of the failed call hold views of the slot; whoever keeps the error
-            # would keep the slot on loan.
-            traceback.clear_frames(error.__traceback__)
-            raise explain(error, ticket, (), stage="place") from error
+            explained = explain(error, ticket, (), stage="place")
         finally:
             self.meter.place_seconds += time.perf_counter() - started
             self.meter.place_span += time.perf_counter() - started
+        raise explained
 
     async def _in_helper(self, function: Callable[..., T], *args: Any) -> T:
         return await self._loop.run_in_executor(self._helper, function, *args)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import signal
 import socket
 import threading
-import time
 import weakref
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -71,12 +69,21 @@ class _Lane:
 
     def is_dead(self) -> bool:
         process = self.context.process
-        return process is None or bool(select.select([process.sentinel], [], [], 0)[0])
+        return process is None or process.exitcode is not None
 
     def kill(self) -> None:
         if not self.is_dead():
             assert self.context.process is not None
             self.context.process.kill()
+
+    def bury(self, index: int) -> Death:
+        """Close what is left of a process that has ended."""
+        process = self.context.process
+        if process is None:
+            return Death(index, 0, 0)
+        death = Death(index, process.pid or 0, process.exitcode or 0)
+        process.close()
+        return death
 
 
 @final
@@ -134,40 +141,41 @@ class Crew:
         When this returns no worker can write to the slots any more. Answers that were sent
         can still be read from ``socket``. Returns how each worker ended.
         """
+        lanes, self._lanes = self._lanes, []
         if grace_seconds > 0:
-            self._dismiss(time.monotonic() + grace_seconds)
-        for lane in self._lanes:
-            lane.kill()
-        deaths = []
-        for index, lane in enumerate(self._lanes):
+            self._dismiss()
+            wait([lane.served for lane in lanes], grace_seconds)
+        for lane in lanes:
+            if grace_seconds == 0 or not lane.served.done():
+                lane.kill()
+        # An idle worker ends like any process, and may have something to do on its way out.
+        impatience = threading.Timer(max(grace_seconds, 0.05), _kill_all, (lanes,))
+        impatience.start()
+        for lane in lanes:
             lane.pool.shutdown(wait=True)
-            process = lane.context.process
-            if process is not None:
-                deaths.append(Death(index, process.pid or 0, process.exitcode or 0))
-                process.close()
+        impatience.cancel()
+        impatience.join()
         self._theirs.close()
         if self in _running:
             _running.discard(self)
             server.release()
-        return deaths
+        return [lane.bury(index) for index, lane in enumerate(lanes)]
 
     def close(self) -> None:
         """Close the loader's end of the queue."""
         self.socket.close()
 
-    def _dismiss(self, deadline: float) -> None:
+    def _dismiss(self) -> None:
         # Packets that nobody has taken yet would be worked on before the end is seen.
         with contextlib.suppress(BlockingIOError):
             while self._theirs.recv(1, socket.MSG_DONTWAIT):
                 pass
         self.socket.shutdown(socket.SHUT_RDWR)
-        for lane in self._lanes:
-            lane.pool.shutdown(wait=False)
-        waiting = [lane for lane in self._lanes if not lane.is_dead()]
-        while waiting and (left := deadline - time.monotonic()) > 0:
-            sentinels = [lane.context.process.sentinel for lane in waiting if lane.context.process]
-            select.select(sentinels, [], [], left)
-            waiting = [lane for lane in waiting if not lane.is_dead()]
+
+
+def _kill_all(lanes: list[_Lane]) -> None:
+    for lane in lanes:
+        lane.kill()
 
 
 _running: weakref.WeakSet[Crew] = weakref.WeakSet()

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import threading
 from multiprocessing import (
+    connection,
     context,
     forkserver,
     popen_forkserver,
@@ -41,6 +42,7 @@ __all__ = ["ForkContext", "ForkServer", "server"]
 _PRELOAD = ("numpy", "cloudpickle", "concurrent.futures.process", "aioloader._executors.worker")
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _MAX_DESCRIPTORS = 32
+_UNKNOWN_EXIT_CODE = 255
 _REQUEST, _READY = b"fork", b"ready"
 
 
@@ -169,6 +171,26 @@ class _Lock:
 
 
 class _Popen(popen_forkserver.Popen):
+    def __init__(self, process_obj: Any) -> None:
+        self._poll_lock = threading.Lock()
+        super().__init__(process_obj)
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        # The pool's thread and the supervisor's both ask, and only one can read the answer.
+        while self.returncode is None:
+            if not connection.wait([self.sentinel], 0 if flag == os.WNOHANG else None):
+                return None
+            with self._poll_lock:
+                if self.returncode is None:
+                    self.returncode = self._read_exit_code()
+        return self.returncode
+
+    def _read_exit_code(self) -> int:
+        try:
+            return int(forkserver.read_signed(self.sentinel))
+        except (OSError, EOFError):  # the server was killed, and nobody knows
+            return _UNKNOWN_EXIT_CODE
+
     def _launch(self, process_obj: Any) -> None:
         buffer = io.BytesIO()
         context.set_spawning_popen(self)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from aioloader._engine.progress import Progress
 from aioloader.errors import StateError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from aioloader._order.plan import Plan
 
 __all__ = ["make_state", "parse_state"]

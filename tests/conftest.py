@@ -1,0 +1,38 @@
+"""What every test runs under: a census of what it leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import cloudpickle
+import jax
+import pytest
+import support
+import uvloop
+
+from aioloader.testing import no_leaks
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _jax_is_up() -> None:
+    """JAX starts threads and uvloop opens a pipe when first used; they are nobody's leak."""
+    asyncio.Runner(loop_factory=uvloop.new_event_loop).run(asyncio.sleep(0))
+    jax.block_until_ready(jax.jit(lambda x: x + 1)(jax.numpy.zeros(8)))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(_jax_is_up: None) -> Iterator[None]:
+    with no_leaks():
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _functions_of_tests_travel_by_value(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Workers need not import test modules, and with them pytest and jax."""
+    modules = [request.module, support]
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
+    yield
+    for module in modules:
+        cloudpickle.unregister_pickle_by_value(module)
