@@ -38,7 +38,7 @@ from aioloader import DataGroup, Loader, TrainingBatch, run, wait_ready
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from aioloader import Batch
+    from aioloader import Batch, LoaderStatistics
 
 WINDOWS_APART = 16  # windows on a file begin so many of their lengths apart
 HELD_OUT_EVERY = 20  # of so many files, one is held out
@@ -60,7 +60,7 @@ def load(window: Window, arrays: Mapping[str, np.ndarray], seed: int | None) -> 
         offset += seed % (slack + 1)
     with open(path, "rb", buffering=0) as file:
         file.seek(offset)
-        read = file.readinto(text)
+        read = file.readinto(text.data)
     if read != text.size:
         raise EOFError(f"{path} has become shorter: it ends before byte {offset + text.size}")
 
@@ -134,7 +134,7 @@ class Progress:
         """Chain a training batch's number and bytes, where they lie, to the digest."""
         chained = hashlib.blake2b(self.digest.encode(), digest_size=16)
         chained.update(batch.batch_num.to_bytes(8, "little"))
-        chained.update(np.asarray(text))
+        chained.update(np.asarray(text).data)
         self.digest = chained.hexdigest()
         self.batches += 1
 
@@ -189,8 +189,8 @@ class Training:
     bar: tqdm[Any]
     stop_after: int | None
 
-    async def run(self, leaves: Sequence[np.ndarray] | None) -> str:
-        """Train to the end, or until interrupted, and return the loader's figures."""
+    async def run(self, leaves: Sequence[np.ndarray] | None) -> LoaderStatistics:
+        """Train to the end, or until interrupted."""
         already = self.progress.batches
         async with self.loader as loader:
             with interrupted_by_signals(loader), self.bar:
@@ -201,9 +201,9 @@ class Training:
                     state = await self.take(batch, model, state)
                     if self.progress.batches - already == self.stop_after:
                         loader.interrupt()
-                now = loader.statistics()
+                statistics = loader.statistics()
                 await self.save(state)
-        return f"{now.rows_per_second:.0f} idle={now.idle_share:.2%} bound_by={now.bound_by}"
+        return statistics
 
     def make_model(self) -> Model:
         """Compile for this run's shapes."""
@@ -290,7 +290,7 @@ def make_training(options: argparse.Namespace, saved: Checkpoint | None) -> Trai
         steps = options.epochs * group.batch_count if options.epochs else options.steps
         settings = Settings(steps, of.batch_size, of.window, of.seed, corpus.fingerprint)
     if settings.corpus != corpus.fingerprint:
-        raise SystemExit("the checkpoint is of another version of the standard library")
+        raise ValueError("the checkpoint is of another version of the standard library")
     loader = Loader(
         load,
         group,
@@ -308,8 +308,12 @@ def make_training(options: argparse.Namespace, saved: Checkpoint | None) -> Trai
 
 async def main(options: argparse.Namespace, saved: Checkpoint | None) -> int:
     """Train, say how it went, and return the exit status."""
-    training = make_training(options, saved)
-    figures = await training.run(saved and saved.leaves)
+    try:
+        training = make_training(options, saved)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    figures = await training.run(saved.leaves if saved else None)
     progress = training.progress
     if not progress.is_complete(training.settings):
         command = [sys.executable, sys.argv[0], "--resume", "--checkpoint", str(options.checkpoint)]
@@ -318,7 +322,8 @@ async def main(options: argparse.Namespace, saved: Checkpoint | None) -> int:
         return 0
     first, last = progress.losses[0], progress.losses[-1]
     print(
-        f"first_loss={first:.4f} last_loss={last:.4f} rows_per_s={figures} digest={progress.digest}"
+        f"first_loss={first:.4f} last_loss={last:.4f} rows_per_s={figures.rows_per_second:.0f} "
+        f"idle={figures.idle_share:.2%} bound_by={figures.bound_by} digest={progress.digest}"
     )
     if last < first:
         return 0

@@ -68,6 +68,7 @@ async def digests(loader: Loader[Any], limit: int | None = None) -> list[str]:
             return seen
         async for batch in loader:
             seen.append(digest_of(batch))
+            del batch  # with a depth of one it would hold the only slot
             if len(seen) == limit:
                 break
     return seen

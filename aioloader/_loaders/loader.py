@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, final
 
 import anyio
+import anyio.lowlevel
 
 from aioloader._device.placement import Placer, reclaim
 from aioloader._engine.progress import Progress
@@ -36,6 +37,8 @@ __all__ = ["Dataloader", "Loader"]
 
 D = TypeVar("D")
 Groups = DataGroup[D] | Iterable[DataGroup[D]]
+
+_TURNS = 4
 
 _logger = logging.getLogger("aioloader")
 
@@ -212,6 +215,11 @@ class Loader(Generic[D]):
             LoadError: The next batch could not be loaded; the call after goes on behind it.
             BatchTimeoutError: Nothing became ready in time.
         """
+        # A consumer that never waits would keep the loop from refilling the slots that it
+        # frees: from a slot's return to its work in the workers' hands takes these turns.
+        self._session()
+        for _ in range(_TURNS):
+            await anyio.lowlevel.checkpoint()
         while True:
             session = self._session()
             if self._restart_pending:

@@ -46,6 +46,7 @@ async def corrupt_batches(count: int, num_workers: int = 2) -> tuple[int, int]:
     group = DataGroup(2, range(10**9), loader_arrays=ARRAYS)
     corrupt = 0
     flying: deque[Any] = deque()
+    shelf: deque[Any] = deque()
     loader = Loader(
         _fill, group, depth=4, num_workers=num_workers, end_at=("batch", count), timeout=20
     )
@@ -69,11 +70,18 @@ async def corrupt_batches(count: int, num_workers: int = 2) -> tuple[int, int]:
                 view = np.asarray(x)
                 corrupt += int(not (view[:, -1] == np.asarray(batch.indices)).all())
                 del view
+            else:
+                shelf.append((batch.indices, x))  # read when the loader is batches ahead
             del batch, x, y
+            while len(shelf) > 1:
+                indices, kept = shelf.popleft()
+                corrupt += int(np.asarray(kept)[:, -1].tolist() != list(indices))
+                del kept
             while len(flying) > 6:
                 corrupt += land()
         while flying:
             corrupt += land()
+        shelf.clear()
         arena = loader._running._arena  # type: ignore[union-attr]
         await until(lambda: gc.collect() >= 0 and arena.on_loan == 0)
         return corrupt, arena.depth - arena.on_loan
@@ -84,10 +92,10 @@ def test_no_batch_is_overwritten_while_anything_reads_it() -> None:
     assert run_on("asyncio", corrupt_batches(800)) == (0, 4)
 
 
-def test_the_same_run_is_corrupt_when_the_lease_hangs_on_the_batch(
+def test_the_same_run_is_corrupt_when_the_lease_ends_with_the_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What the lease is for: slots that return with the array objects are written too early."""
+    """What the lease is for: slots that return with the batch are written too early."""
     monkeypatch.setattr(arena_module.Arena, "_lend", _lend_until_the_arrays_are_gone)
     corrupt, _ = run_on("asyncio", corrupt_batches(300))
     assert corrupt > 0
