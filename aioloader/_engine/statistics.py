@@ -93,6 +93,8 @@ class Meter:
     def idle_share(self) -> float:
         """The share of those seconds that the consumer spent waiting."""
         elapsed = self.elapsed_seconds
+        if self._started is None:
+            return 1.0 if self.wait_seconds > 0 else 0.0
         waited = self.wait_seconds - self._first_wait_seconds
         return min(waited / elapsed, 1.0) if elapsed > 0 else 0.0
 

@@ -8,6 +8,8 @@ import traceback
 from dataclasses import dataclass
 from typing import final
 
+import cloudpickle
+
 from aioloader.errors import ItemError
 
 __all__ = ["Failure", "short"]
@@ -58,11 +60,14 @@ class Failure:
 
 
 def _pickle(error: BaseException) -> bytes | None:
-    try:
-        pickled = pickle.dumps(error)
-        return pickled if isinstance(pickle.loads(pickled), BaseException) else None
-    except Exception:  # user code runs here, and may raise anything
-        return None
+    for dumps in (pickle.dumps, cloudpickle.dumps):  # the second for classes of `__main__`
+        try:
+            pickled: bytes = dumps(error)
+            if isinstance(pickle.loads(pickled), BaseException):
+                return pickled
+        except Exception:
+            continue
+    return None
 
 
 def _safely(formatter: object, error: BaseException) -> list[str]:

@@ -332,7 +332,9 @@ def _preparation(name: str) -> dict[str, Any]:
 
 def _command(descriptor: int) -> list[str]:
     flags: Callable[[], list[str]] = subprocess._args_from_interpreter_flags  # type: ignore[attr-defined]
-    path = json.dumps([path or os.getcwd() for path in sys.path])
+    # The program's own directory last: a file of the user's that is named like a module of
+    # the standard library must not be imported here. Children get the program's order.
+    path = json.dumps([path or os.getcwd() for path in (*sys.path[1:], *sys.path[:1])])
     program = (
         f"import sys; sys.path[:] = {path}; "
         f"from aioloader._executors.forkserver import serve; serve({descriptor})"

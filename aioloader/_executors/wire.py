@@ -35,6 +35,9 @@ _MARK_INLINE, _MARK_PARCEL = 0, 1
 _PACKET_BYTES = INLINE_BYTES + 64
 _IOV_MAX = 512
 
+# Workers have another ``__main__``: what refers to it has to travel by value.
+_MAIN = b"__main__"
+
 
 @final
 @dataclass(slots=True)
@@ -56,19 +59,23 @@ def encode(value: object, tag: int = 0, *, bulky: bool = False) -> Message:
     """Encode ``value`` under ``tag``; say ``bulky`` where large bytes or arrays are likely.
 
     Those are then not copied through pickle, which would hold the GIL meanwhile. Falls back
-    on cloudpickle, so that functions of ``__main__`` and lambdas travel too. Raises whatever
+    on cloudpickle, so that lambdas and what ``__main__`` defines travel too. Raises whatever
     pickling raises.
     """
     if not bulky:
         try:
             plain = pickle.dumps(value, 5)
         except Exception:
+            plain = _MAIN
+        if _MAIN in plain:
             plain = cloudpickle.dumps(value, 5)
         if len(plain) <= INLINE_BYTES:
             return Message(_TAG.pack(_MARK_INLINE, tag) + plain, None, len(plain))
     try:
         head, buffers = _dump(_Pickler, value)
     except Exception:
+        head, buffers = _MAIN, []
+    if _MAIN in head:
         head, buffers = _dump(_CloudPickler, value)
     if not buffers and len(head) <= INLINE_BYTES:
         return Message(_TAG.pack(_MARK_INLINE, tag) + head, None, len(head))

@@ -71,7 +71,8 @@ class Loader(Generic[D]):
         validation: ``("epoch" | "batch", every, groups)``: a run over all batches of
             ``groups`` after each ``every``-th epoch or batch, counted from the beginning.
         fetch: A coroutine function ``fetch(item) -> payload`` that runs on the event loop;
-            ``load`` then receives the payload as its item.
+            ``load`` then receives the payload as its item. Return ``item, payload`` where
+            ``load`` needs both.
         depth: How many batches may exist at once, being loaded, ready and in use together.
         num_workers: How many worker processes; 0 loads in a thread of this process.
         max_concurrency: How many items are fetched, or loaded by a coroutine, at once.
@@ -152,7 +153,7 @@ class Loader(Generic[D]):
         self._start = Progress(self._schedule.start)
         self._progress = Progress(self._schedule.start)
         self._restart_pending = False
-        self._interrupted = False
+        self._interrupted = self._interrupt_next = False
         self._failed: list[int] = []
         self._meter = Meter()
         self._tally = Tally(self.batches_per_epoch, self.batches_per_validation)
@@ -168,7 +169,8 @@ class Loader(Generic[D]):
         if self._running is not None:
             raise RuntimeError("this loader is entered already; make another for another loop")
         self._executor = self._make_executor(self._work)
-        self._interrupted = self._restart_pending = False
+        self._interrupted, self._interrupt_next = self._interrupt_next, False
+        self._restart_pending = False
         self._failed.clear()
         self._progress = Progress(self._start.position, self._start.ahead)
         self._references = References()
@@ -188,6 +190,8 @@ class Loader(Generic[D]):
         self._meter = session.meter
         await session.open()
         self._running = session
+        if self._interrupted:
+            session.stop_feeding()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -237,9 +241,14 @@ class Loader(Generic[D]):
                 raise BatchTimeoutError(self._explain_timeout(session))
 
     def interrupt(self) -> None:
-        """End the stream after the batches that are already loaded; callable from any thread."""
-        self._interrupted = True
-        if self._running is not None:
+        """End the stream after the batches that are already loaded; callable from any thread.
+
+        Before the loader is entered, it ends the next run before its first batch.
+        """
+        if self._running is None:
+            self._interrupt_next = True
+        else:
+            self._interrupted = True
             self._running.stop_feeding()
 
     def _session(self) -> Session:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 
 from aioloader._executors.chunks import CHUNK_SECONDS, RowCost, cut
 
-costs = (
-    st.none() | st.floats(0, 1e3) | st.sampled_from([0.0, 1e-9, 1e-6, 1e-4, 1e-3, 1.0, math.inf])
-)
+costs = st.none() | st.floats(0, 1e9) | st.sampled_from([0.0, 1e-9, 1e-6, 1e-4, 1.0])
 
 
 @given(st.integers(1, 20_000), st.integers(1, 64), costs, st.integers(1, 5000))
@@ -20,12 +18,10 @@ def test_every_row_is_in_one_piece_and_pieces_are_in_order(
     rows: int, num_workers: int, cost: float | None, largest: int
 ) -> None:
     """None is empty, none larger than allowed, and they differ by one row at most."""
-    if cost == math.inf:
-        cost = 1e9
     pieces = cut(rows, num_workers, cost, largest)
     assert pieces[0][0] == 0
     assert pieces[-1][1] == rows
-    assert all(stop == start for (_, stop), (start, _) in zip(pieces, pieces[1:], strict=False))
+    assert all(stop == start for (_, stop), (start, _) in pairwise(pieces))
     sizes = [stop - start for start, stop in pieces]
     assert min(sizes) >= 1
     assert max(sizes) <= largest

@@ -35,10 +35,10 @@ def test_time_spent_idle_does_not_count() -> None:
     """A worker may come back to the numbers that it had before."""
     watch = Watch(1.0)
     watch.overdue(0.0, [(7, 3, 1)])
-    watch.overdue(0.9, [IDLE])
-    assert watch.overdue(1.8, [(7, 3, 1)]) == []
-    assert watch.overdue(2.7, [(7, 3, 1)]) == []
-    assert watch.overdue(2.8, [(7, 3, 1)]) == [0]
+    watch.overdue(0.75, [IDLE])
+    assert watch.overdue(1.5, [(7, 3, 1)]) == []
+    assert watch.overdue(2.25, [(7, 3, 1)]) == []
+    assert watch.overdue(2.5, [(7, 3, 1)]) == [0]
 
 
 def test_each_worker_is_watched_for_itself() -> None:

@@ -25,7 +25,7 @@ report = {"import": seconds, "jax": "jax" in sys.modules}
 
 def host():
     return {
-        "signals": [str(signal.getsignal(n)) for n in signal.valid_signals()],
+        "signals": [id(signal.getsignal(n)) for n in signal.valid_signals()],
         "start_method": multiprocessing.get_start_method(allow_none=True),
         "environment": dict(os.environ),
         "switch": sys.getswitchinterval(),
