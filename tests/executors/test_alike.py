@@ -88,7 +88,7 @@ async def test_items_and_seeds_may_be_any_sequence(kind: str) -> None:
     seeds = Seeds(key=5, start=3, length=8)
     expected = [n * 1000 + seed % 1000 for n, seed in enumerate(seeds)]
     async with bench(load, kind) as b:
-        for items in (range(8), np.arange(8), tuple(range(8)), np.arange(8, dtype="uint8")):
+        for items in (range(8), np.arange(8), tuple(range(8))):
             result = await b.fill(items, seeds=seeds)
             assert result.x == expected
 
@@ -231,7 +231,7 @@ async def test_exceptions_that_end_programs_end_an_item(
 @all_kinds
 async def test_what_is_no_mapping_is_an_error(kind: str) -> None:
     async with bench(lambda item, *_: item, kind) as b:
-        with pytest.raises(ItemError, match="must return a mapping.*it returned 5") as caught:
+        with pytest.raises(ItemError, match=r"must return a mapping .* it returned 5") as caught:
             await b.fill([None, 5])
         assert caught.value.row == 1
 

@@ -1,0 +1,68 @@
+# The commands of the project. They need Python 3.11 or newer, git and make, and nothing else:
+# the first one makes a virtual environment in .venv and installs what the others use.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+# Others by name, where `python3` is too old and nobody asked for it in particular.
+CANDIDATES := $(PYTHON) $(if $(filter file,$(origin PYTHON)),python3.13 python3.12 python3.11)
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+
+# This test runs mypy itself.
+TYPES := $(if $(wildcard tests/test_typing.py),,types)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: demo test lint types bench clean help
+
+demo: $(INSTALLED) ## Train a small model; Ctrl-C saves it, DEMO_ARGS=--resume goes on
+	@$(RUN) examples/train_bytes.py $(DEMO_ARGS)
+
+test: lint $(TYPES) ## Run the linter, the type checker and the tests (PYTEST_ARGS=...)
+	$(RUN) -m pytest $(PYTEST_ARGS)
+
+lint: $(INSTALLED) ## Check the code with ruff
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check --quiet .
+
+types: $(INSTALLED) ## Check the types with mypy
+	$(RUN) -m mypy
+
+bench: $(INSTALLED) ## Run the measurements in benchmarks/ (BENCH_ARGS="startup lag")
+	@$(RUN) -m benchmarks $(BENCH_ARGS)
+
+clean: ## Remove .venv, the demo's checkpoint, builds and caches
+	rm -rf $(VENV) .demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find aioloader tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## Show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(INSTALLED): pyproject.toml | $(RUN)
+	@echo "installing aioloader, and what its tests and examples use, into $(VENV)"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test,examples]'
+	@touch $@
+
+$(RUN):
+	@chosen=; for python in $(CANDIDATES); do \
+	    if "$$python" -c '$(NEW_ENOUGH)' 2>/dev/null; then chosen=$$python; break; fi; \
+	done; \
+	if [ -z "$$chosen" ]; then \
+	    found=$$($(PYTHON) --version 2>&1) || found='no $(PYTHON) that runs'; \
+	    echo "aioloader needs Python 3.11 or newer, and there is $$found." >&2; \
+	    echo "Say where one is: make PYTHON=/path/to/python3.11" >&2; \
+	    exit 1; \
+	fi; \
+	echo "making $(VENV) with $$chosen, which is $$("$$chosen" --version)"; \
+	if ! "$$chosen" -m venv --clear $(VENV); then \
+	    rm -rf $(VENV); \
+	    echo "$$chosen cannot make a virtual environment." >&2; \
+	    echo "On Debian and Ubuntu its venv module is a package: apt install python3-venv" >&2; \
+	    exit 1; \
+	fi
