@@ -50,6 +50,8 @@ class Outcome(Generic[K, V]):
 class Conveyor(Generic[K, V]):
     """Run ``work(ticket, permit)`` for each ticket and keep the outcomes on a belt.
 
+    ``draw`` takes the next ticket, where that should not be done on the event loop.
+
     A ticket begins once the gate has granted it a permit, in ticket order; the value owns
     that permit from then on. An async context manager, to be entered and left by one task;
     the belt may be read from any other. Reading is synchronous: `take` what is there, or
@@ -63,10 +65,12 @@ class Conveyor(Generic[K, V]):
         *,
         gate: Gate[K],
         ordered: bool = True,
+        draw: Callable[[Iterator[K]], Awaitable[K | None]] | None = None,
     ) -> None:
         self._tickets = tickets
         self._work = work
         self._gate = gate
+        self._draw = draw or _draw
         self._ordered = ordered
         self._belt: deque[Outcome[K, V]] = deque()
         self._group: TaskGroup | None = None
@@ -132,7 +136,7 @@ class Conveyor(Generic[K, V]):
         # for itself for ever.
         try:
             with scope:
-                for ticket in self._tickets:
+                while (ticket := await self._draw(self._tickets)) is not None:
                     permit = await self._gate(ticket)
                     outcome: Outcome[K, V] = Outcome(ticket, permit)
                     if self._ordered:
@@ -166,3 +170,7 @@ class Conveyor(Generic[K, V]):
     def _changed(self) -> None:
         change, self._change = self._change, anyio.Event()
         change.set()
+
+
+async def _draw(tickets: Iterator[K]) -> K | None:
+    return next(tickets, None)

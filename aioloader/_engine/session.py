@@ -40,6 +40,10 @@ class Placed:
 class Feed(Protocol):
     """What a session asks of the face above it. Nothing here may touch the event loop."""
 
+    @property
+    def tickets_are_slow(self) -> bool:
+        """Whether drawing a ticket may take a millisecond, and should be done in a thread."""
+
     def layout_key(self, ticket: Ticket) -> int:
         """Return which of the layouts the ticket's slot has."""
 
@@ -189,7 +193,13 @@ class Session:
                 self._fetcher = await owned.enter_async_context(fetcher)
             while not self._closing:
                 self._again = anyio.Event()
-                belt = Conveyor(self._tickets, self._work, gate=self._gate, ordered=spec.ordered)
+                belt = Conveyor(
+                    self._tickets,
+                    self._work,
+                    gate=self._gate,
+                    ordered=spec.ordered,
+                    draw=self._draw if spec.feed.tickets_are_slow else None,
+                )
                 async with belt as self._conveyor:
                     self._opened.set()
                     await self._again.wait()
@@ -257,6 +267,9 @@ class Session:
         )
 
     # One batch ------------------------------------------------------------------------------------
+
+    async def _draw(self, tickets: Iterator[Ticket]) -> Ticket | None:
+        return await self._in_helper(next, tickets, None)
 
     async def _gate(self, ticket: Ticket) -> ArenaSlot:
         assert self._arena is not None

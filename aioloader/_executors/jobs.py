@@ -111,7 +111,7 @@ class Pending:
 
 @final
 class Ledger:
-    """The book of all chunks: not sent yet, in order, or under way, by number.
+    """The book of all chunks: unsent, in order; under way; answered, but not read yet.
 
     Synchronous and without a loop: what happens to a chunk is decided here.
     """
@@ -119,12 +119,13 @@ class Ledger:
     def __init__(self) -> None:
         self.row_cost = RowCost()
         self.under_way: dict[int, Pending] = {}
+        self._answered: dict[int, Pending] = {}
         self.unsent: deque[Pending] = deque()
         self.broken: ItemError | None = None
         self._next_number = 0
 
     def __len__(self) -> int:
-        return len(self.under_way) + len(self.unsent)
+        return len(self.under_way) + len(self._answered) + len(self.unsent)
 
     def number(self) -> int:
         """Return a number for a new chunk."""
@@ -145,9 +146,20 @@ class Ledger:
         self.unsent.popleft()
         self.under_way[pending.number] = pending
 
+    def answered(self, number: int) -> bool:
+        """Note that a worker has answered for a chunk: it will not write again, nor run again.
+
+        Returns False for a chunk that is not under way any more.
+        """
+        pending = self.under_way.pop(number, None)
+        if pending is not None:
+            self._answered[number] = pending
+        return pending is not None
+
     def finish(self, number: int, filled: Filled) -> None:
         """Note that a chunk is filled; one that is not under way any more is ignored."""
-        pending = self.under_way.pop(number, None)
+        self.answered(number)
+        pending = self._answered.pop(number, None)
         if pending is None:
             return
         self.row_cost.add(len(pending.rows), filled.seconds)
@@ -158,10 +170,16 @@ class Ledger:
         pending.close()
 
     def fail(self, number: int, row: int | None, failure: Failure) -> None:
-        """Note that a chunk failed at ``row``, or as a whole."""
-        pending = self.under_way.get(number)
-        if pending is not None:
-            self.drop(pending, failure.to_item_error(pending.rows[0] if row is None else row))
+        """Note that a chunk failed at ``row``, or as a whole: then its rows go one by one."""
+        self.answered(number)
+        pending = self._answered.pop(number, None)
+        if pending is None:
+            return
+        if row is None and len(pending.rows) > 1:
+            self.unsent.extendleft(reversed(self._singles(pending)))
+            return
+        pending.job.fail(failure.to_item_error(pending.rows[0] if row is None else row))
+        pending.close()
 
     def drop(self, pending: Pending, error: ItemError) -> None:
         """Give up a chunk that is under way: its job fails with ``error``."""
@@ -170,8 +188,13 @@ class Ledger:
         pending.close()
 
     def split(self, pending: Pending) -> None:
-        """Cut a chunk into single rows, to find out which of them ends workers."""
+        """Cut a chunk that is under way into rows, to find out which of them ends workers."""
         del self.under_way[pending.number]
+        for single in self._singles(pending):
+            self.under_way[single.number] = single
+
+    def _singles(self, pending: Pending) -> list[Pending]:
+        singles = []
         count = len(pending.rows)
         pending.job.expect(count - 1)
         for k in range(count):
@@ -179,8 +202,9 @@ class Ledger:
             start = pending.start + k
             message = wire.encode(tuple(part), number)
             single = Pending(pending.job, number, start, start + 1, part, message, pending.hold)
-            self.under_way[number] = single
+            singles.append(single)
         pending.close()
+        return singles
 
     def requeue(self) -> None:
         """Put what is under way back in front of what is unsent: its workers are gone."""
@@ -200,7 +224,8 @@ class Ledger:
             pending.close()
 
     def _take_all(self) -> list[Any]:
-        chunks = [*self.under_way.values(), *self.unsent]
+        chunks = [*self._answered.values(), *self.under_way.values(), *self.unsent]
+        self._answered.clear()
         self.under_way.clear()
         self.unsent.clear()
         return chunks

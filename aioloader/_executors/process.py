@@ -92,6 +92,8 @@ class ProcessExecutor:
         ledger = self._ledger
         if ledger.broken is not None:
             raise ledger.broken
+        if not rows:
+            return Filled()
         assert self._supervisor is not None
         job = Job(len(rows))
         whole = Part(slot.offset, slot.layout_key, rows, items, seeds)

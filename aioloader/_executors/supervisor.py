@@ -13,6 +13,7 @@ import anyio
 
 from aioloader._executors import wire
 from aioloader._executors.crew import Crew, CrewSpec, Death
+from aioloader._executors.failures import Failure
 from aioloader._executors.forkserver import server
 from aioloader._executors.watch import Reading, Watch
 from aioloader._executors.worker import ACK_DONE, ACK_FAILED, ACK_STARTED, Board
@@ -20,6 +21,8 @@ from aioloader.errors import ItemError
 from aioloader.protocols import Filled
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aioloader._executors.jobs import Ledger, Pending
 
 __all__ = ["Supervisor"]
@@ -74,6 +77,7 @@ class Supervisor:
         """Start the first crew, without waiting for it."""
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, "aioloader-supervisor")
+        self._reader = ThreadPoolExecutor(1, "aioloader-reader")  # starts with the first use
         self._thread.submit(server.retain)
         self._start_crew()
         if self._watch is not None:
@@ -94,6 +98,7 @@ class Supervisor:
             crew.close()
             await self._in_thread(server.release)
         self._thread.shutdown(wait=False)
+        self._reader.shutdown(wait=False, cancel_futures=True)
 
     def flush(self) -> None:
         """Send what is unsent until the queue is full, and go on when it no longer is."""
@@ -125,6 +130,8 @@ class Supervisor:
 
         crew = self._crew = Crew(self._spec, ended)
         self._hung.clear()
+        for index in range(self._spec.num_workers):
+            self._board(index).clear()  # what a worker of the last crew wrote must not count
         if self._watch is not None:
             self._watch.forget()
         self._state = _State.RUNNING
@@ -143,24 +150,45 @@ class Supervisor:
 
     def _on_readable(self, crew: Crew) -> None:
         if crew is self._crew and self._state is _State.RUNNING:
-            if not self._receive(crew, _READS_PER_WAKE):
-                self._loop.remove_reader(crew.socket.fileno())
+            self._receive(crew, _READS_PER_WAKE)
             self.flush()
 
     def _receive(self, crew: Crew, limit: int) -> bool:
-        """Read up to ``limit`` answers; returns False at the end of the stream."""
+        """Read up to ``limit`` answers; returns False once there are no more for now, or ever."""
         for _ in range(limit):
             try:
                 packet, descriptor = wire.receive(crew.socket)
             except (BlockingIOError, ConnectionResetError):
-                return True
-            if not packet:
                 return False
-            self._acknowledge(*wire.decode(packet, descriptor))
+            if not packet:
+                self._loop.remove_reader(crew.socket.fileno())
+                return False
+            self._hear(packet, descriptor)
         return True
 
-    def _acknowledge(self, kind: int, *values: Any) -> None:
+    def _hear(self, packet: bytes, descriptor: int | None) -> None:
+        # From here on the chunk counts as done, also where reading the answer takes a while.
+        number = wire.tag_of(packet)
         self._barren = 0
+        self._ledger.answered(number)
+        if descriptor is None:
+            self._read(number, lambda: wire.decode(packet, None))
+            return
+        reading = self._loop.run_in_executor(self._reader, wire.decode, packet, descriptor)
+        reading.add_done_callback(lambda done: self._read(number, done.result))
+
+    def _read(self, number: int, answer: Callable[[], tuple[Any, ...]]) -> None:
+        try:
+            kind, *values = answer()
+        except asyncio.CancelledError:
+            return  # closed meanwhile
+        except Exception as error:  # what `load` returned does not unpickle here
+            self._ledger.fail(number, None, Failure.capture(error))
+        else:
+            self._acknowledge(kind, *values)
+        self.flush()
+
+    def _acknowledge(self, kind: int, *values: Any) -> None:
         if kind == ACK_DONE:
             number, seconds, retries, extras = values
             self._ledger.finish(number, Filled(extras, seconds, retries))
@@ -188,7 +216,7 @@ class Supervisor:
         if self._state is not _State.RECOVERING:
             return
         # Nothing can write to the slots now. What was acknowledged before the end counts.
-        while not self._receive_all(crew):
+        while self._receive(crew, _READS_PER_WAKE):
             pass
         crew.close()
         for death in ending.result():
@@ -198,15 +226,6 @@ class Supervisor:
         self._ledger.requeue()
         if self._ledger.broken is None:
             self._start_crew()
-
-    def _receive_all(self, crew: Crew) -> bool:
-        try:
-            packet, descriptor = wire.receive(crew.socket)
-        except (BlockingIOError, ConnectionResetError):
-            return True
-        if packet:
-            self._acknowledge(*wire.decode(packet, descriptor))
-        return not packet
 
     def _account(self, death: Death, reading: Reading) -> None:
         chunk, row, _beat = reading
@@ -248,7 +267,10 @@ class Supervisor:
     # ------------------------------------------------------------------------------------------
 
     def _read_board(self, index: int) -> Reading:
-        return Board(self._spec.segment.buffer, self._spec.board_offset, index).read()
+        return self._board(index).read()
+
+    def _board(self, index: int) -> Board:
+        return Board(self._spec.segment.buffer, self._spec.board_offset, index)
 
     def _give_up(self, message: str, cause: BaseException | None, text: str = "") -> None:
         error = ItemError(message, row=0, remote_traceback=text, died=cause is None)

@@ -159,11 +159,12 @@ class _Server:
                 return count
             number, answer = self._process(packet, descriptor)
             try:
-                _answer(self._queue, answer)
+                _answer(self._queue, answer, number)
             except BrokenPipeError:  # the loader has gone; nobody waits for this
                 return count
             except Exception as error:
-                _answer(self._queue, (ACK_FAILED, number, None, Failure.capture(error)))
+                failure = Failure.capture(error)
+                _answer(self._queue, (ACK_FAILED, number, None, failure), number)
             self._board.clear()
             count += 1
 
@@ -201,8 +202,8 @@ class _Server:
         return self._views[key]
 
 
-def _answer(queue: socket.socket, answer: tuple[object, ...]) -> None:
-    message = wire.encode(answer)
+def _answer(queue: socket.socket, answer: tuple[object, ...], number: int = 0) -> None:
+    message = wire.encode(answer, number)
     try:
         wire.send(queue, message)
     finally:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GroupFeed"]
 
+_QUICK_ROWS = 8192
+
 
 @final
 class GroupFeed:
@@ -30,6 +32,7 @@ class GroupFeed:
         self._groups = (*training, *validation)
         self._first_validation = len(training)
         self._placer = placer
+        self.tickets_are_slow = any(group.batch_size > _QUICK_ROWS for group in self._groups)
         self.layouts: tuple[Layouts, ...] = tuple(_layouts(group) for group in self._groups)
 
     def group(self, ticket: Ticket) -> DataGroup[Any]:

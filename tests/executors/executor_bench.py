@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import gc
-from dataclasses import dataclass
+import traceback
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -15,6 +15,7 @@ from aioloader._executors.process import ProcessExecutor
 from aioloader._executors.threads import ThreadExecutor
 from aioloader._memory.arena import Arena, slot_bytes
 from aioloader._memory.layout import make_layouts
+from aioloader.errors import ItemError
 from aioloader.protocols import Work
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Bench:
 
     executor: Any
     arena: Arena
+    feeder: anyio.Lock = field(default_factory=anyio.Lock)
 
     async def fill(
         self,
@@ -61,7 +63,8 @@ class Bench:
         background: int = -1,
     ) -> Result:
         """Fill rows of a slot, which before held ``background``, and return what is in them."""
-        slot = await self.arena.acquire(0, ROWS)
+        async with self.feeder:
+            slot = await self.arena.acquire(0, ROWS)
         slot.arrays["x"][...] = background
         slot.arrays["y"][...] = 0
         rows = range(len(items)) if rows is None else rows
@@ -70,6 +73,9 @@ class Bench:
             filled = await self.executor.fill(slot, rows, items, seeds)
             x, y = slot.arrays["x"].tolist(), slot.arrays["y"].tolist()
             return Result(x, y, filled.extras, filled.retries)
+        except ItemError as error:
+            traceback.clear_frames(error.__traceback__)  # they hold views of the slot
+            raise
         finally:
             slot.release()
 
@@ -84,7 +90,7 @@ async def bench(
     options = {"num_workers": 2, **options}
     executor = KINDS[kind](Work(load, LAYOUTS, **options))
     segment = executor.allocate(depth * slot_bytes(LAYOUTS))
-    arena = Arena(segment, depth=depth, layouts=LAYOUTS, reclaim=gc.collect)
+    arena = Arena(segment, depth=depth, layouts=LAYOUTS, reclaim=lambda: None)
     try:
         async with executor:
             yield Bench(executor, arena)

@@ -23,7 +23,7 @@ def test_batches_that_are_all_held_end_in_an_error_that_names_them(loop: str, de
     """`[b async for b in loader]` with more batches than depth says what holds the slots."""
 
     async def main() -> None:
-        async with Loader(simple_load, simple_group(), depth=depth, timeout=0.3) as loader:
+        async with Loader(simple_load, simple_group(), depth=depth, timeout=0.3, num_workers=0) as loader:
             held = []
             with pytest.raises(BatchTimeoutError) as caught:
                 async for batch in loader:
@@ -44,7 +44,7 @@ def test_the_holders_are_found_when_debugging() -> None:
     """`debug_batch_references` tells where a batch was received, and what refers to it."""
 
     async def main() -> str:
-        async with Loader(simple_load, simple_group(), depth=2, timeout=0.2) as loader:
+        async with Loader(simple_load, simple_group(), depth=2, timeout=0.2, num_workers=0) as loader:
             shelf = [await anext(loader), await anext(loader)]
             with pytest.raises(BatchTimeoutError) as caught:
                 await anext(loader)
@@ -65,7 +65,7 @@ def test_an_array_alone_holds_its_slot_and_with_ends_it() -> None:
     """The slot is on loan for as long as one array lives; `with batch:` drops the batch's own."""
 
     async def main() -> None:
-        async with Loader(simple_load, simple_group(), depth=2, timeout=0.3) as loader:
+        async with Loader(simple_load, simple_group(), depth=2, timeout=5) as loader:
             async for batch in loader:
                 with batch:
                     kept = batch.arrays["x"]
