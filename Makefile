@@ -46,7 +46,7 @@ help: ## Show this
 
 $(INSTALLED): pyproject.toml | $(RUN)
 	@echo "installing aioloader, and what its tests and examples use, into $(VENV)"
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[test,examples]'
+	@$(RUN) -m pip install --quiet --quiet --disable-pip-version-check --editable '.[test,examples]'
 	@touch $@
 
 $(RUN):

@@ -16,12 +16,13 @@ from aioloader._engine.conveyor import Conveyor, Outcome
 from aioloader._engine.explaining import explain
 from aioloader._engine.fetching import Fetcher
 from aioloader._engine.statistics import Meter
+from aioloader._executors.finishing import finish
 from aioloader._memory.arena import Arena, ArenaSlot, slot_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
-    from aioloader.protocols import Cache, Executor, Extras, Filled, Layouts, Ticket
+    from aioloader.protocols import Cache, Executor, Extras, Filled, Layouts, Segment, Ticket
 
 __all__ = ["Feed", "Loaded", "Loan", "Placed", "Session", "SessionSpec"]
 
@@ -133,11 +134,9 @@ class Session:
         spec = self._spec
         try:
             nbytes = slot_bytes(spec.layouts) * spec.depth
-            with anyio.CancelScope(shield=True):  # what is allocated must not get lost
-                segment = await self._in_helper(spec.executor.allocate, nbytes)
-            self._arena = Arena(
-                segment, depth=spec.depth, layouts=spec.layouts, reclaim=spec.reclaim
-            )
+            reserve = self._loop.run_in_executor(self._helper, spec.executor.allocate, nbytes)
+            reserve.add_done_callback(self._make_arena)
+            await finish(reserve)
             self._driver = asyncio.create_task(self._drive(), name="aioloader-session")
             self._driver.add_done_callback(lambda _: self._opened.set())
             await self._opened.wait()
@@ -147,20 +146,28 @@ class Session:
             await self.aclose()
             raise
 
+    def _make_arena(self, reserved: asyncio.Future[Segment]) -> None:
+        # As a callback, so that memory is owned as soon as it is there, cancelled or not.
+        if reserved.exception() is None:
+            spec = self._spec
+            self._arena = Arena(
+                reserved.result(), depth=spec.depth, layouts=spec.layouts, reclaim=spec.reclaim
+            )
+
     async def aclose(self) -> None:
         """End everything the session owns, in bounded time; harmless to repeat."""
         if self._closing:
             return
         self._closing = True
         self._again.set()
-        with anyio.CancelScope(shield=True):
+        try:
             if self._driver is not None:
-                await asyncio.wait([self._driver])
-        if self._arena is not None:
-            self._arena.close()
-        self._helper.shutdown(wait=False, cancel_futures=True)
-        if self._driver is not None and not self._driver.cancelled():
-            self._driver.result()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await finish(self._driver)
+        finally:
+            if self._arena is not None:
+                self._arena.close()
+            self._helper.shutdown(wait=False, cancel_futures=True)
 
     def restart(self, tickets: Iterator[Ticket]) -> None:
         """Drop what is under way and go on with other tickets; workers and memory stay."""

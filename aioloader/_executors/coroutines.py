@@ -135,10 +135,11 @@ class Swarm:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        if self._group is not None:
+        group, self._group = self._group, None
+        if group is not None:
             self._queue.clear()
-            self._group.cancel_scope.cancel()
-            await self._group.__aexit__(None, None, None)
+            group.cancel_scope.cancel()
+            await group.__aexit__(None, None, None)
 
     async def run(self, calls: Calls) -> None:
         """Make ``calls``; when this is cancelled, no more of them begin."""

@@ -37,11 +37,15 @@ class CrewSpec:
 @final
 @dataclass(frozen=True, slots=True)
 class Death:
-    """How a worker ended: its place, its pid, and a negative signal or an exit code."""
+    """How a worker ended: its place, its pid, and a negative signal or an exit code.
+
+    ``ordered`` tells that it was the crew's own doing.
+    """
 
     index: int
     pid: int
     exitcode: int
+    ordered: bool = False
 
     def describe(self) -> str:
         """Say how, in words.
@@ -62,6 +66,7 @@ class _Lane:
 
     def __init__(self, seat: worker.Seat, pickled_work: bytes) -> None:
         self.context = ForkContext()
+        self._killed = False
         self.pool = ProcessPoolExecutor(
             1, mp_context=self.context, initializer=worker.take_seat, initargs=(seat,)
         )
@@ -75,13 +80,17 @@ class _Lane:
         if not self.is_dead():
             assert self.context.process is not None
             self.context.process.kill()
+            self._killed = True
 
     def bury(self, index: int) -> Death:
         """Close what is left of a process that has ended."""
         process = self.context.process
         if process is None:
-            return Death(index, 0, 0)
-        death = Death(index, process.pid or 0, process.exitcode or 0)
+            return Death(index, 0, 0, ordered=True)
+        code = process.exitcode or 0
+        # One that was killed may have died of something else a moment before.
+        ordered = self._killed and code == -signal.SIGKILL
+        death = Death(index, process.pid or 0, code, ordered)
         process.close()
         return death
 
@@ -141,6 +150,8 @@ class Crew:
         When this returns no worker can write to the slots any more. Answers that were sent
         can still be read from ``socket``. Returns how each worker ended.
         """
+        if self._theirs.fileno() < 0:
+            return []  # ended before
         lanes, self._lanes = self._lanes, []
         if grace_seconds > 0:
             self._dismiss()

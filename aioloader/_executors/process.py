@@ -14,11 +14,12 @@ from aioloader._executors.packing import Packer
 from aioloader._executors.supervisor import Supervisor
 from aioloader._executors.worker import Board
 from aioloader._memory.segment import SharedSegment
+from aioloader.protocols import Filled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aioloader.protocols import Filled, Segment, Slot, Work
+    from aioloader.protocols import Segment, Slot, Work
 
 __all__ = ["ProcessExecutor", "pickle_work"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,9 @@ __all__ = [
     "is_coroutine_function",
     "spans",
 ]
+
+
+_BEAT_SECONDS = 0.01
 
 
 class RowFailed(Exception):
@@ -108,7 +112,7 @@ def fill_rows(
                     raise RowFailed(row, error) from error
                 attempts -= 1
                 retried += 1
-                time.sleep(backoff_seconds(retries - attempts))
+                _pause(backoff_seconds(retries - attempts), mark, row)
         attempts = retries
     return Filled(columns.result(), time.perf_counter() - started, retried)
 
@@ -139,7 +143,7 @@ def fill_spans(
                 if attempt == retries or not isinstance(error, Exception):
                     raise RowFailed(start, error) from error
                 retried += 1
-                time.sleep(backoff_seconds(attempt + 1))
+                _pause(backoff_seconds(attempt + 1), mark, start)
     return Filled(columns.result(), time.perf_counter() - started, retried)
 
 
@@ -171,11 +175,20 @@ def backoff_seconds(attempt: int) -> float:
 
 def is_coroutine_function(function: object) -> bool:
     """Tell whether calling ``function`` gives a coroutine; partials and callables count too."""
-    while hasattr(function, "func"):  # functools.partial
+    while isinstance(function, functools.partial):
         function = function.func
     if inspect.iscoroutinefunction(function):
         return True
     return inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+def _pause(seconds: float, mark: Callable[[int], None], row: int) -> None:
+    # Waiting for the next try is no sign of an item that hangs: the heart goes on beating.
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        mark(row)
+        time.sleep(min(left, _BEAT_SECONDS))
+    mark(row)
 
 
 def _mapping(returned: object) -> Mapping[Any, Any]:

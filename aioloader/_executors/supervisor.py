@@ -9,11 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from typing import TYPE_CHECKING, Any, final
 
-import anyio
-
 from aioloader._executors import wire
 from aioloader._executors.crew import Crew, CrewSpec, Death
 from aioloader._executors.failures import Failure
+from aioloader._executors.finishing import finish
 from aioloader._executors.forkserver import server
 from aioloader._executors.watch import Reading, Watch
 from aioloader._executors.worker import ACK_DONE, ACK_FAILED, ACK_STARTED, Board
@@ -63,6 +62,7 @@ class Supervisor:
         self._crew: Crew | None = None
         self._writing = False
         self._barren = 0
+        self._heard = False
         self._hung: dict[int, int] = {}
         self.deaths: list[Death] = []
 
@@ -93,12 +93,11 @@ class Supervisor:
         crew = self._crew
         assert crew is not None
         self._detach(crew)
-        with anyio.CancelScope(shield=True):
-            await self._in_thread(crew.end, _GRACE_SECONDS)
-            crew.close()
-            await self._in_thread(server.release)
-        self._thread.shutdown(wait=False)
-        self._reader.shutdown(wait=False, cancel_futures=True)
+        try:
+            await finish(self._loop.run_in_executor(self._thread, self._end, crew))
+        finally:
+            self._thread.shutdown(wait=False)
+            self._reader.shutdown(wait=False, cancel_futures=True)
 
     def flush(self) -> None:
         """Send what is unsent until the queue is full, and go on when it no longer is."""
@@ -135,6 +134,7 @@ class Supervisor:
         if self._watch is not None:
             self._watch.forget()
         self._state = _State.RUNNING
+        self._heard = False
         loop.add_reader(crew.socket.fileno(), self._on_readable, crew)
         starting = loop.run_in_executor(self._thread, crew.start)
         starting.add_done_callback(self._on_started)
@@ -169,7 +169,7 @@ class Supervisor:
     def _hear(self, packet: bytes, descriptor: int | None) -> None:
         # From here on the chunk counts as done, also where reading the answer takes a while.
         number = wire.tag_of(packet)
-        self._barren = 0
+        self._heard = True
         self._ledger.answered(number)
         if descriptor is None:
             self._read(number, lambda: wire.decode(packet, None))
@@ -197,7 +197,8 @@ class Supervisor:
         elif kind != ACK_STARTED:
             (failure,) = values
             error = failure.to_item_error(0)
-            self._give_up(f"a worker could not start: {error}", error, failure.remote_traceback)
+            cause = error.__cause__ or error
+            self._give_up(f"a worker could not start: {error}", cause, failure.remote_traceback)
 
     # Deaths -----------------------------------------------------------------------------------
 
@@ -206,23 +207,21 @@ class Supervisor:
             return
         self._state = _State.RECOVERING
         self._detach(crew)
-        dead = {index: self._read_board(index) for index in crew.dead()}
         ending = self._loop.run_in_executor(self._thread, crew.end)
-        ending.add_done_callback(lambda done: self._on_ended(crew, dead, done))
+        ending.add_done_callback(lambda done: self._on_ended(crew, done))
 
-    def _on_ended(
-        self, crew: Crew, dead: dict[int, Reading], ending: asyncio.Future[list[Death]]
-    ) -> None:
+    def _on_ended(self, crew: Crew, ending: asyncio.Future[list[Death]]) -> None:
         if self._state is not _State.RECOVERING:
             return
         # Nothing can write to the slots now. What was acknowledged before the end counts.
         while self._receive(crew, _READS_PER_WAKE):
             pass
         crew.close()
+        self._barren = 0 if self._heard else self._barren + 1
         for death in ending.result():
-            if death.index in dead:
+            if not death.ordered or death.index in self._hung:
                 self.deaths.append(death)
-                self._account(death, dead[death.index])
+                self._account(death, self._read_board(death.index))
         self._ledger.requeue()
         if self._ledger.broken is None:
             self._start_crew()
@@ -231,7 +230,6 @@ class Supervisor:
         chunk, row, _beat = reading
         pending = self._ledger.under_way.get(chunk)
         if pending is None:
-            self._barren += 1
             if self._barren >= _STARTS_WITHOUT_PROGRESS:
                 self._give_up(f"workers die before they do anything: {death.describe()}", None)
         elif death.index in self._hung:
@@ -278,6 +276,8 @@ class Supervisor:
         self._ledger.give_up(error)
 
     def _want_to_write(self, crew: Crew, wanted: bool) -> None:
+        if crew.socket.fileno() < 0:  # closed already, after workers that could not be replaced
+            return
         if wanted and not self._writing:
             self._loop.add_writer(crew.socket.fileno(), self.flush)
         elif self._writing and not wanted:
@@ -286,7 +286,12 @@ class Supervisor:
 
     def _detach(self, crew: Crew) -> None:
         self._want_to_write(crew, False)
-        self._loop.remove_reader(crew.socket.fileno())
+        if crew.socket.fileno() >= 0:
+            self._loop.remove_reader(crew.socket.fileno())
 
-    async def _in_thread(self, function: Any, *args: Any) -> Any:
-        return await self._loop.run_in_executor(self._thread, function, *args)
+    def _end(self, crew: Crew) -> None:
+        try:
+            crew.end(_GRACE_SECONDS)
+        finally:
+            crew.close()
+            server.release()

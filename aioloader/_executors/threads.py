@@ -75,19 +75,20 @@ class _Job:
             _call_soon(self._loop, self.done.set)
 
 
+_Jobs = queue.SimpleQueue[_Job | None]
+
+
 @final
 class _Thread:
     """A daemon thread: a `load` that never returns must not keep the program from ending."""
 
-    def __init__(self, startup: Callable[[], object] | None) -> None:
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+    def __init__(self, jobs: _Jobs, startup: Callable[[], object] | None) -> None:
+        self._jobs = jobs
         self._startup = startup
+        self.retired = False
         self._loop = asyncio.get_running_loop()
         self.ended = anyio.Event()
         threading.Thread(target=self._serve, name="aioloader-load", daemon=True).start()
-
-    def put(self, job: _Job | None) -> None:
-        self._jobs.put(job)
 
     def _serve(self) -> None:
         failure = None if self._startup is None else _run_startup(self._startup)
@@ -97,6 +98,8 @@ class _Thread:
             else:
                 job.reject(failure)
             del job  # it would keep the slot on loan until the next one comes
+            if self.retired:
+                break
         _call_soon(self._loop, self.ended.set)
 
 
@@ -134,13 +137,14 @@ class ThreadExecutor:
         return PrivateSegment(nbytes)
 
     async def __aenter__(self) -> ThreadExecutor:
-        self._thread = _Thread(self._work.startup)
+        self._jobs: _Jobs = queue.SimpleQueue()
+        self._thread = _Thread(self._jobs, self._work.startup)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         thread, self._thread = self._thread, None
         if thread is not None:
-            thread.put(None)
+            self._jobs.put(None)
             with anyio.move_on_after(_LEAVE_SECONDS, shield=True):
                 await thread.ended.wait()
 
@@ -159,7 +163,7 @@ class ThreadExecutor:
             return fill(work.load, views, rows, items, seeds, mark, work.retries)
 
         job = _Job(run)
-        self._thread.put(job)
+        self._jobs.put(job)
         try:
             await self._wait(job)
         finally:
@@ -186,8 +190,9 @@ class ThreadExecutor:
 
     def _replace_thread(self) -> None:
         assert self._thread is not None
-        self._thread.put(None)
-        self._thread = _Thread(self._work.startup)
+        # The new thread takes over the queue; the old one ends with the item it is at.
+        self._thread.retired = True
+        self._thread = _Thread(self._jobs, self._work.startup)
 
 
 def _too_slow(limit: float, row: int) -> ItemError:

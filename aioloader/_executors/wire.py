@@ -34,6 +34,7 @@ _PARCEL = struct.Struct("<BQQQ")  # the same, the bytes of the parcel, the bytes
 _MARK_INLINE, _MARK_PARCEL = 0, 1
 _PACKET_BYTES = INLINE_BYTES + 64
 _IOV_MAX = 512
+_ALIGNMENT = 64
 
 # Workers have another ``__main__``: what refers to it has to travel by value.
 _MAIN = b"__main__"
@@ -118,6 +119,7 @@ def decode(packet: bytes, descriptor: int | None) -> Any:
     sizes = struct.unpack_from(f"<{count}Q", parcel, 8)
     buffers, offset = [], head_bytes
     for size in sizes:
+        offset += -offset % _ALIGNMENT
         buffers.append(parcel[offset : offset + size])
         offset += size
     head = io.BytesIO(parcel[8 + 8 * count : head_bytes])
@@ -191,10 +193,14 @@ class _Supply:
 
 
 def _parcel(tag: int, head: bytes, buffers: Sequence[memoryview]) -> Message:
-    nbytes = len(head) + sum(len(b) for b in buffers)
+    pieces, nbytes = [memoryview(head)], len(head)
+    for buffer in buffers:
+        padding = memoryview(bytes(-nbytes % _ALIGNMENT))
+        pieces += [padding, buffer]
+        nbytes += len(padding) + len(buffer)
     descriptor = os.memfd_create("aioloader-parcel", os.MFD_CLOEXEC)
     try:
-        _write_all(descriptor, [memoryview(head), *buffers])
+        _write_all(descriptor, pieces)
     except BaseException:
         os.close(descriptor)
         raise

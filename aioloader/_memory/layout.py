@@ -135,10 +135,11 @@ def _shape(where: str, shape: object) -> tuple[int, ...]:
 def _dtype(where: str, dtype: Any) -> np.dtype[Any]:
     try:
         resolved: np.dtype[Any] = np.dtype(dtype)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise LayoutError(f"{where}: {dtype!r} is not a dtype ({error})") from None
     # ml_dtypes' numbers have kind "V" like structures do, but are not void.
-    if resolved.kind not in "biufcV" or resolved.type is np.void or dtype is None:
+    known = resolved.kind in "biufcV" and resolved.char not in "gG" and resolved.isnative
+    if not known or resolved.type is np.void or dtype is None:
         raise LayoutError(
             f"{where}: dtype {dtype!r} cannot be an array in JAX; return strings, objects and "
             "ragged values from `load` instead, and they arrive in `batch.additional`"

@@ -41,7 +41,7 @@ def additional(batch: Batch[Any]) -> dict[str, list[Any]]:
 def loop_steps() -> Iterator[list[float]]:
     """Record the CPU seconds of each callback that asyncio's loop runs."""
     steps: list[float] = []
-    plain = asyncio.Handle._run  # type: ignore[attr-defined]
+    plain = asyncio.Handle._run
 
     def timed(handle: asyncio.Handle) -> Any:
         started = time.thread_time()
@@ -50,8 +50,8 @@ def loop_steps() -> Iterator[list[float]]:
         finally:
             steps.append(time.thread_time() - started)
 
-    asyncio.Handle._run = timed  # type: ignore[attr-defined]
+    asyncio.Handle._run = timed
     try:
         yield steps
     finally:
-        asyncio.Handle._run = plain  # type: ignore[attr-defined]
+        asyncio.Handle._run = plain

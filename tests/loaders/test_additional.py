@@ -29,9 +29,7 @@ ROWS, ITEMS = 4, 8
 
 
 class _Point:
-    """An object with a state of its own, in slots."""
-
-    __slots__ = ("x", "y")
+    """An object with a state of its own."""
 
     def __init__(self, x: int, y: object) -> None:
         self.x = x
@@ -40,7 +38,7 @@ class _Point:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Point) and (self.x, self.y) == (other.x, other.y)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
 
 KINDS: dict[str, Callable[[int], Any]] = {
@@ -102,20 +100,18 @@ def _loader(load: Any, **options: Any) -> Loader[int]:
 WAYS = ["processes", "thread", "coroutines", "vectorized"]
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("way", WAYS)
-async def test_values_arrive_as_they_were_returned(kind: str, way: str) -> None:
-    """Of the same type and equal, each in its row, together with values that are the same."""
-    make = KINDS[kind]
+async def test_values_arrive_as_they_were_returned(way: str) -> None:
+    """Of the same type and equal, each in its row and under its key."""
 
     def load(item: int, arrays: Any, seed: int | None) -> dict[str, object]:
-        return {"value": make(item), "item": item}
+        return {kind: make(item) for kind, make in KINDS.items()}
 
     async def load_async(item: int, arrays: Any, seed: int | None) -> dict[str, object]:
         return load(item, arrays, seed)
 
     def load_many(items: Any, arrays: Any, seeds: Any) -> dict[str, object]:
-        return {"value": [make(item) for item in items], "item": list(items)}
+        return {kind: [make(item) for item in items] for kind, make in KINDS.items()}
 
     loader = {
         "processes": lambda: _loader(load, num_workers=1),
@@ -124,9 +120,10 @@ async def test_values_arrive_as_they_were_returned(kind: str, way: str) -> None:
         "vectorized": lambda: _loader(load_many, num_workers=1, vectorized=True),
     }[way]()
     for first, columns in zip((0, ROWS), await each(loader, additional), strict=True):
-        assert columns["item"] == list(range(first, first + ROWS))
-        for k, value in enumerate(columns["value"], first):
-            assert _same(make(k), value), (k, value)
+        assert set(columns) == set(KINDS)
+        for kind, make in KINDS.items():
+            for item, value in enumerate(columns[kind], first):
+                assert _same(make(item), value), (kind, item, value)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -182,7 +179,6 @@ async def test_large_values_arrive(num_workers: int) -> None:
         columns["deep"][0]["a"][0][...] = 0  # the program's own, to be written to
 
 
-@pytest.mark.xfail(strict=True, reason="answers of workers are decoded on the loop, whatever size")
 @pytest.mark.parametrize("kind", ["bytes", "numbers"])
 async def test_large_values_do_not_block_the_loop(kind: str) -> None:
     """Taking them out of a worker's answer is no work for the event loop."""
@@ -274,3 +270,33 @@ def test_values_of_classes_of_the_program_itself_arrive(tmp_path: pathlib.Path) 
     for report in reports:
         for row in report:
             assert row == [True] * 8
+
+
+SLOTTED = """
+from dataclasses import dataclass
+from aioloader import DataGroup, Loader, run
+
+@dataclass(slots=True)
+class Box:
+    left: int
+    name: str
+
+def load(item, arrays, seed):
+    return {"box": Box(item.left + 1, item.name)}
+
+async def main():
+    items = [Box(k, "box") for k in range(4)]
+    group = DataGroup(4, items, loader_arrays={"x": ((), "int32", "int32")})
+    async with Loader(load, group, end_at=("epoch", 1)) as loader:
+        async for batch in loader:
+            print(batch.additional["box"] == [Box(k + 1, "box") for k in range(4)])
+
+run(main())
+"""
+
+
+@pytest.mark.xfail(strict=True, reason="cloudpickle makes the class anew without its slots")
+def test_classes_of_the_program_may_have_slots(tmp_path: pathlib.Path) -> None:
+    """An instance that was made in a worker is one of the program's class."""
+    output, errors = script(tmp_path, SLOTTED).communicate(timeout=60)
+    assert (output, errors) == ("True\n", "")

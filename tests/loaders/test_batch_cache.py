@@ -72,7 +72,7 @@ async def test_a_mapping_of_any_kind_and_order_will_do() -> None:
     """Arrays are matched by name."""
 
     def check(batch: Batch[Any]) -> None:
-        batch.cache(MappingProxyType(dict(reversed(_encoded(batch).items()))))  # type: ignore[arg-type]
+        batch.cache(MappingProxyType(dict(reversed(_encoded(batch).items()))))
         assert set(batch.arrays) == {"code", "norm"}
 
     await _first(check)
@@ -108,7 +108,7 @@ async def test_persist_is_by_name_only() -> None:
 
     def check(batch: Batch[Any]) -> None:
         with pytest.raises(TypeError):
-            batch.cache(_encoded(batch), None, False)  # type: ignore[misc]
+            batch.cache(_encoded(batch), None, False)
         batch.cache(_encoded(batch), persist=False)
         assert not batch.uncached
 

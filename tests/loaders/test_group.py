@@ -240,7 +240,7 @@ def test_layouts_are_of_the_documented_form() -> None:
     assert group.loader_size == 128 + 24
     assert (group.cache_layouts, group.cache_size) == (None, None)
     with pytest.raises(TypeError):
-        group.loader_layouts["image"] = None  # type: ignore[index]
+        group.loader_layouts["image"] = None
 
 
 def test_cached_batches_have_layouts_of_their_own(tmp_path: Path) -> None:

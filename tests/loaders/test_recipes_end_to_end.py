@@ -72,7 +72,7 @@ class _Scaler:
 
 
 class _AsyncScaler(_Scaler):
-    async def __call__(self, item: int, arrays: Any, seed: int | None) -> None:  # type: ignore[override]
+    async def __call__(self, item: int, arrays: Any, seed: int | None) -> None:
         await asyncio.sleep(0)
         arrays["x"][...] = item * self.scale
 
