@@ -56,7 +56,11 @@ class Calls:
 
     def next(self) -> tuple[int, tuple[Any, ...]] | None:
         """Return the next call to make, or None when there is none left."""
-        call = None if self._arguments is None else next(self._arguments, None)
+        call = None
+        try:
+            call = None if self._arguments is None else next(self._arguments, None)
+        except Exception as error:  # what yields the arguments may be a user's
+            self._errors.append(Failure.capture(error).to_item_error(0))
         if call is None:
             self.stop()
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import threading
@@ -199,6 +200,8 @@ def _end_all() -> None:
         crew.end()
 
 
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_running.clear)
 _register = getattr(threading, "_register_atexit", None)
 if _register is not None:
     _register(_end_all)

@@ -10,17 +10,15 @@ pipe. ``concurrent.futures.ProcessPoolExecutor`` uses it through `ForkContext`.
 from __future__ import annotations
 
 import contextlib
-import gc
-import importlib
 import io
 import json
 import os
-import selectors
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import weakref
 from multiprocessing import (
     connection,
     context,
@@ -29,7 +27,6 @@ from multiprocessing import (
     process,
     reduction,
     resource_tracker,
-    spawn,
     util,
 )
 from typing import TYPE_CHECKING, Any, final
@@ -37,13 +34,12 @@ from typing import TYPE_CHECKING, Any, final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+from aioloader._executors.forkserver_main import REQUEST
+
 __all__ = ["ForkContext", "ForkServer", "server"]
 
-_PRELOAD = ("numpy", "cloudpickle", "concurrent.futures.process", "aioloader._executors.worker")
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-_MAX_DESCRIPTORS = 32
 _UNKNOWN_EXIT_CODE = 255
-_REQUEST, _READY = b"fork", b"ready"
 
 
 @final
@@ -68,8 +64,8 @@ class ForkServer:
     def retain(self) -> None:
         """Add a user; the server starts, without waiting for it, if it was the first."""
         with self._lock:
-            self._users += 1
             self._ensure_running()
+            self._users += 1
 
     def release(self) -> None:
         """Drop a user; blocks for the few milliseconds that the server needs to end."""
@@ -100,7 +96,7 @@ class ForkServer:
         # share it, or shared memory that they attach to would end with them.
         tracker = resource_tracker._resource_tracker._fd  # type: ignore[attr-defined]
         shared = [child_r, status_w, *([] if tracker is None else [tracker]), *descriptors]
-        mark = _REQUEST + (b"" if tracker is None else b"+")
+        mark = REQUEST + (b"" if tracker is None else b"+")
         try:
             socket.send_fds(self._socket, [mark], shared)
         except BaseException:
@@ -139,8 +135,30 @@ class ForkServer:
             self._process.wait()
             self._process = None
 
+    def forget(self) -> None:
+        """Let go of the server, in a process that the program has forked."""
+        self._lock = threading.Lock()
+        self._users, self._process = 0, None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
 
 server = ForkServer()
+_children: weakref.WeakSet[_Popen] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    # A process that the program forks inherits the pipe whose end tells workers that the
+    # program is dead. If it kept it, they would live as long as it does.
+    server.forget()
+    for child in list(_children):
+        child.forget()
+    _children.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class _Lock:
@@ -173,6 +191,7 @@ class _Lock:
 class _Popen(popen_forkserver.Popen):
     def __init__(self, process_obj: Any) -> None:
         self._poll_lock = threading.Lock()
+        self._pidfd: int | None = None
         super().__init__(process_obj)
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
@@ -188,7 +207,9 @@ class _Popen(popen_forkserver.Popen):
     def _read_exit_code(self) -> int:
         try:
             return int(forkserver.read_signed(self.sentinel))
-        except (OSError, EOFError):  # the server was killed, and nobody knows
+        except (OSError, EOFError):
+            # The server is gone, and with it the news of this process, which may well live.
+            self._make_sure_it_is_dead()
             return _UNKNOWN_EXIT_CODE
 
     def _launch(self, process_obj: Any) -> None:
@@ -199,14 +220,46 @@ class _Popen(popen_forkserver.Popen):
             reduction.dump(process_obj, buffer)
         finally:
             context.set_spawning_popen(None)
+        try:
+            self._start(buffer)
+        except (EOFError, BrokenPipeError):  # the server was killed on the way; once more
+            self._start(buffer)
+
+    def _start(self, buffer: io.BytesIO) -> None:
         self.sentinel, child_w = server.fork(self._fds)  # type: ignore[attr-defined]
         # The write end stays open for as long as this process lives: its end of file is
         # how the child learns of this process's death.
-        sentinel_w = os.dup(child_w)
-        self.finalizer = util.Finalize(self, _close_all, (sentinel_w, self.sentinel))
-        with open(child_w, "wb") as pipe:
-            pipe.write(buffer.getbuffer())
-        self.pid = forkserver.read_signed(self.sentinel)
+        kept = [self.sentinel, os.dup(child_w)]
+        try:
+            with open(child_w, "wb") as pipe:
+                pipe.write(buffer.getbuffer())
+            self.pid = forkserver.read_signed(self.sentinel)
+            if hasattr(os, "pidfd_open"):
+                with contextlib.suppress(OSError):  # it has ended already
+                    self._pidfd = os.pidfd_open(self.pid)
+                    kept.append(self._pidfd)
+        except BaseException:
+            _close_all(*kept)
+            raise
+        self.finalizer = util.Finalize(self, _close_all, kept)
+        self._kept = kept
+        _children.add(self)
+
+    def close(self) -> None:
+        """Close what is left of a child that has ended."""
+        _children.discard(self)
+        super().close()
+
+    def forget(self) -> None:
+        """Let go of the child, in a process that the program has forked: it is not its child."""
+        _close_all(*self._kept)  # a finalizer does nothing in another process
+
+    def _make_sure_it_is_dead(self) -> None:
+        if self._pidfd is None:
+            return
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        connection.wait([self._pidfd])
 
 
 def _close_all(*descriptors: int) -> None:
@@ -241,80 +294,6 @@ class ForkContext(context.ForkServerContext):
         return _Lock()
 
 
-def serve(descriptor: int) -> None:
-    """Run the server: fork a child for each request, report how each ends, until end of file."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the program's to handle
-    for module in _PRELOAD:
-        importlib.import_module(module)
-    gc.collect()
-    gc.freeze()
-    wake_r, wake_w = os.pipe()
-    os.set_blocking(wake_w, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(wake_w)
-    status: dict[int, int] = {}
-    with socket.socket(fileno=descriptor) as requests, selectors.DefaultSelector() as selector:
-        selector.register(requests, selectors.EVENT_READ)
-        selector.register(wake_r, selectors.EVENT_READ)
-        while True:
-            ready = {key.fileobj for key, _ in selector.select()}
-            if wake_r in ready:
-                os.read(wake_r, 4096)
-                _reap(status)
-            if requests in ready and not _serve_request(
-                requests, status, [wake_r, wake_w, selector]
-            ):
-                return
-
-
-def _serve_request(requests: socket.socket, status: dict[int, int], own: list[Any]) -> bool:
-    length = len(_REQUEST) + 1
-    mark, descriptors, *_ = socket.recv_fds(requests, length, _MAX_DESCRIPTORS)
-    if not mark:
-        return False
-    child_r, status_w, *inherited = descriptors
-    pid = os.fork()
-    if pid == 0:
-        unused = [requests, status_w, *status.values(), *own]
-        _child(child_r, inherited, mark.endswith(b"+"), unused)
-    with contextlib.suppress(BrokenPipeError):
-        forkserver.write_signed(status_w, pid)
-    status[pid] = status_w
-    for fd in (child_r, *inherited):
-        os.close(fd)
-    return True
-
-
-def _child(child_r: int, inherited: list[int], tracked: bool, unused: list[Any]) -> None:
-    code = 1
-    try:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for thing in unused:
-            os.close(thing) if isinstance(thing, int) else thing.close()
-        if tracked:
-            tracker: Any = resource_tracker._resource_tracker
-            tracker._fd = inherited.pop(0)
-        stdlib: Any = forkserver._forkserver
-        stdlib._inherited_fds = inherited
-        code = spawn._main(child_r, os.dup(child_r))
-    except Exception:
-        sys.excepthook(*sys.exc_info())
-        sys.stderr.flush()
-    finally:
-        os._exit(code)
-
-
-def _reap(status: dict[int, int]) -> None:
-    for pid in list(status):
-        done, raw = os.waitpid(pid, os.WNOHANG)
-        if done == 0:
-            continue
-        with contextlib.suppress(BrokenPipeError):
-            forkserver.write_signed(status[pid], os.waitstatus_to_exitcode(raw))
-        os.close(status.pop(pid))
-
-
 def _preparation(name: str) -> dict[str, Any]:
     # The standard library's version of this fixes the program's start method as a side
     # effect, and asks for `__main__` to be imported in the child.
@@ -337,6 +316,6 @@ def _command(descriptor: int) -> list[str]:
     path = json.dumps([path or os.getcwd() for path in (*sys.path[1:], *sys.path[:1])])
     program = (
         f"import sys; sys.path[:] = {path}; "
-        f"from aioloader._executors.forkserver import serve; serve({descriptor})"
+        f"from aioloader._executors.forkserver_main import serve; serve({descriptor})"
     )
     return [sys.executable, *flags(), "-c", program]

@@ -175,7 +175,7 @@ class Ledger:
         pending = self._answered.pop(number, None)
         if pending is None:
             return
-        if row is None and len(pending.rows) > 1:
+        if row is None and len(pending.rows) > 1 and not pending.job.abandoned:
             self.unsent.extendleft(reversed(self._singles(pending)))
             return
         pending.job.fail(failure.to_item_error(pending.rows[0] if row is None else row))

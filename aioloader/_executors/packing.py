@@ -96,15 +96,15 @@ def _culprit(part: Part) -> tuple[int, object]:
     return part.rows[0], part.items[0]
 
 
-def _is_bulky(item: object) -> bool:
+def _is_bulky(item: object, levels: int = 2) -> bool:
     if isinstance(item, bytes | bytearray):
         return len(item) >= _BULKY_BYTES
     if isinstance(item, np.ndarray):
         return item.nbytes >= _BULKY_BYTES
     if isinstance(item, tuple | list):
-        return any(_is_bulky(part) for part in item[:8])
+        return levels > 0 and any(_is_bulky(part, levels - 1) for part in item[:8])
     if isinstance(item, dict):
-        return any(_is_bulky(part) for part in list(item.values())[:8])
+        return levels > 0 and any(_is_bulky(part, levels - 1) for part in list(item.values())[:8])
     return False
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, final
@@ -184,10 +185,9 @@ def is_coroutine_function(function: object) -> bool:
 
 def _pause(seconds: float, mark: Callable[[int], None], row: int) -> None:
     # Waiting for the next try is no sign of an item that hangs: the heart goes on beating.
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
+    for _ in range(math.ceil(seconds / _BEAT_SECONDS)):
         mark(row)
-        time.sleep(min(left, _BEAT_SECONDS))
+        time.sleep(_BEAT_SECONDS)
     mark(row)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, final
 import cloudpickle
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["BULK_BYTES", "Message", "SOCKET_KIND", "decode", "encode", "receive", "send", "tag_of"]
 
@@ -163,33 +163,35 @@ class _CloudPickler(_Apart, cloudpickle.Pickler):  # type: ignore[misc]
     pass
 
 
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, head: io.BytesIO, buffers: list[memoryview]) -> None:
-        # Buffers that pickle asks for and bytes by number share one list; pickle takes its
-        # own in order, so those that are bytes are taken out of its way first.
+class _Apartments:
+    """The buffers beside a pickle, in the order in which it asks for them.
+
+    Bytes are asked for by number and arrays' buffers one after another, from one list.
+    """
+
+    def __init__(self, buffers: list[memoryview]) -> None:
         self._buffers = buffers
-        super().__init__(head, buffers=_Supply(self))
         self._next = 0
 
-    def persistent_load(self, number: Any) -> bytes:
-        self._next = max(self._next, number + 1)
-        return bytes(self._buffers[number])
-
-    def supply(self) -> memoryview:
-        number = self._next
-        self._next += 1
-        return self._buffers[number]
-
-
-class _Supply:
-    def __init__(self, unpickler: _Unpickler) -> None:
-        self._unpickler = unpickler
-
-    def __iter__(self) -> _Supply:
+    def __iter__(self) -> Iterator[memoryview]:
         return self
 
     def __next__(self) -> memoryview:
-        return self._unpickler.supply()
+        self._next += 1
+        return self._buffers[self._next - 1]
+
+    def take(self, number: int) -> bytes:
+        self._next = number + 1
+        return bytes(self._buffers[number])
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, head: io.BytesIO, buffers: list[memoryview]) -> None:
+        self._apartments = _Apartments(buffers)
+        super().__init__(head, buffers=self._apartments)
+
+    def persistent_load(self, number: Any) -> bytes:
+        return self._apartments.take(number)
 
 
 def _parcel(tag: int, head: bytes, buffers: Sequence[memoryview]) -> Message:

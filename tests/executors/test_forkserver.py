@@ -28,7 +28,7 @@ def server_pids() -> list[int]:
     found = []
     for pid in descendants(os.getpid()):
         with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline") as line:
-            if "forkserver import serve" in line.read() and _parent(pid) == os.getpid():
+            if "forkserver_main import serve" in line.read() and _parent(pid) == os.getpid():
                 found.append(pid)
     return found
 

@@ -91,15 +91,20 @@ def test_the_error_of_a_job_is_that_of_its_lowest_row() -> None:
     assert caught.value.row == 104
 
 
-def test_a_chunk_that_fails_as_a_whole_fails_at_its_first_row() -> None:
+def test_a_chunk_that_fails_as_a_whole_is_run_row_by_row() -> None:
+    """So that the row which is at fault can be named, and the others are filled."""
     ledger = Ledger()
     job = add(ledger, 4, 2)
     first, second = send_all(ledger)
     ledger.finish(first.number, Filled())
     ledger.fail(second.number, None, failure())
+    one, other = send_all(ledger)
+    assert (list(one.rows), list(other.rows)) == ([102], [103])
+    ledger.finish(one.number, Filled())
+    ledger.fail(other.number, None, failure())
     with pytest.raises(ItemError) as caught:
         job.result()
-    assert caught.value.row == 102
+    assert caught.value.row == 103
 
 
 def test_deaths_are_counted_row_by_row() -> None:

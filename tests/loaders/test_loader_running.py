@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import mmap
 import os
 import threading
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 import pytest
 from loading import additional, each, host
@@ -128,6 +131,45 @@ async def test_a_wait_that_is_too_long_ends_in_an_error_and_loses_nothing(
             except BatchTimeoutError:
                 continue
         assert list(batch.indices) == list(range(8))
+
+
+@pytest.mark.xfail(strict=True, reason="the error is in a cycle with the frames it went through")
+@pytest.mark.parametrize("stage", ["load", "place"])
+async def test_an_error_that_was_caught_keeps_no_slot(stage: str) -> None:
+    """It goes with the last reference to it, and with it the batch that its consumer had."""
+
+    def fail(item: int) -> None:
+        if item == 9:
+            raise ValueError("a bad item")
+
+    def load(item: int, arrays: Any, seed: int | None) -> None:
+        arrays["x"][...] = item
+        if stage == "load":
+            fail(item)
+
+    def place(arrays: Any, layouts: Any, additional: Any, group: Any) -> Any:
+        fail(int(arrays["x"][1, 0]))
+        return jax.device_put(dict(arrays))
+
+    async def read(loader: Loader[int], seen: list[int]) -> None:
+        async for batch in loader:
+            seen += [batch.group_index]
+
+    options: dict[str, Any] = {"place": place} if stage == "place" else {}
+    loader = Loader(
+        load, _group(), num_workers=0, depth=2, timeout=0.3, end_at=("epoch", 1), **options
+    )
+    seen: list[int] = []
+    gc.disable()
+    try:
+        async with loader:
+            with contextlib.suppress(LoadError):
+                await read(loader, seen)
+            assert seen == [0]
+            await read(loader, seen)
+    finally:
+        gc.enable()
+    assert seen == [0, 2, 3, 4, 5, 6, 7]
 
 
 @pytest.mark.parametrize("timeout", [None, 0])
@@ -357,7 +399,7 @@ async def test_an_executor_of_the_users_own_takes_the_place_of_the_loaders() -> 
         made.append(_OwnExecutor(work))
         return made[-1]
 
-    loader = Loader(simple_load, simple_group(), executor=factory, end_at=("epoch", 1), depth=2)
+    loader = Loader(simple_load, simple_group(), executor=factory, end_at=("epoch", 1))
     for run in (1, 2):
         seen: list[int] = []
         async with loader:
