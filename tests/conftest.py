@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import cloudpickle
 import jax
@@ -12,6 +12,9 @@ import support
 import uvloop
 
 from aioloader.testing import no_leaks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -47,7 +47,8 @@ async def wait_ready(tree: T) -> T:
     """
     arrays: list[Any] = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
     arrays = [x for x in arrays if not x.is_deleted()]  # asking a deleted array would crash
-    if all(x.is_ready() for x in arrays):
+    keys = [x for x in arrays if not isinstance(x.dtype, np.dtype)]  # these cannot be asked
+    if not keys and all(x.is_ready() for x in arrays):
         _block_until_ready(arrays)  # does not block, and raises what the computation raised
         return tree
     await anyio.to_thread.run_sync(_block_until_ready, arrays, abandon_on_cancel=True)
@@ -85,6 +86,8 @@ class Placer:
         """Raise :class:`LayoutError` for jax dtypes that this JAX is set not to have."""
         for name, layout in layouts.items():
             canonical = jax.dtypes.canonicalize_dtype(layout.jax_dtype)
+            _canonical(canonical)
+            _canonical(jax.dtypes.canonicalize_dtype(layout.numpy_dtype))
             if canonical != layout.jax_dtype:
                 raise LayoutError(
                     f"{where}: array {name!r} wants the jax dtype {layout.jax_dtype}, which JAX "
@@ -110,7 +113,7 @@ class Placer:
         if self._function is not None:
             placed = self._function(arrays, layouts, additional, group)
         else:
-            placed = jax.device_put(dict(arrays), self._target)
+            placed = jax.device_put(_presentable(arrays, layouts), self._target)
             for name, layout in layouts.items():
                 if placed[name].dtype != layout.jax_dtype:
                     placed[name] = placed[name].astype(layout.jax_dtype)
@@ -119,17 +122,37 @@ class Placer:
         return placed  # type: ignore[no-any-return]
 
 
-def check_placed(placed: object, candidates: Mapping[str, Layouts]) -> Layouts:
-    """Return the layouts that ``placed`` has, among named candidates, or raise what it lacks."""
+def check_placed(placed: object, candidates: Mapping[str, Layouts], what: str) -> str:
+    """Return the name of the layouts that ``placed`` has, or raise what it lacks of each."""
     if not isinstance(placed, Mapping):
-        raise LayoutError(f"place must return a mapping of arrays, it returned {type(placed)!r}")
+        raise LayoutError(f"{what} must be a mapping of arrays, not {type(placed).__name__}")
     faults = []
     for name, layouts in candidates.items():
         fault = _fault(placed, layouts)
         if fault is None:
-            return layouts
+            return name
         faults.append(f"it does not match {name}: {fault}")
-    raise LayoutError(f"what place returned is not as declared; {'; '.join(faults)}")
+    raise LayoutError(f"{what} is not as declared; {'; '.join(faults)}")
+
+
+def _presentable(arrays: Arrays, layouts: Layouts) -> dict[str, np.ndarray]:
+    return {name: _converted(array, layouts[name].jax_dtype) for name, array in arrays.items()}
+
+
+def _converted(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    # What JAX would cut down to 32 bits first is converted here, where no bit is lost.
+    if array.dtype in (dtype, jax.dtypes.canonicalize_dtype(array.dtype)):
+        return array
+    return array.astype(dtype)
+
+
+def _canonical(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    try:
+        shape: Any = jax.eval_shape(lambda: jax.numpy.zeros((), dtype))
+    except TypeError as error:
+        raise LayoutError(f"JAX has no arrays of dtype {dtype}: {error}") from None
+    canonical: np.dtype[Any] = np.dtype(shape.dtype)
+    return canonical
 
 
 def _fault(placed: Mapping[str, Any], layouts: Layouts) -> str | None:

@@ -28,10 +28,18 @@ def explain(
     The local variables of ``error``'s traceback are cleared: they hold views of the slot,
     and whoever keeps the error would keep the slot on loan.
     """
-    traceback.clear_frames(error.__traceback__)
+    _clear_frames(error, set())
     explained = _explained(error, ticket, items, stage)
     explained.__cause__ = error.__cause__ if isinstance(error, ItemError) else error
     return explained
+
+
+def _clear_frames(error: BaseException | None, seen: set[int]) -> None:
+    if error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        _clear_frames(error.__cause__, seen)
+        _clear_frames(error.__context__, seen)
 
 
 def _explained(error: Exception, ticket: Ticket, items: Sequence[object], stage: str) -> LoadError:

@@ -32,10 +32,11 @@ T = TypeVar("T")
 @final
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Arrays as the consumer gets them, and their layouts."""
+    """Arrays as the consumer gets them, their layouts, and whether those are the cache's."""
 
     arrays: Mapping[str, Any]
     layouts: Layouts
+    cached: bool = False
 
 
 class Feed(Protocol):
@@ -82,13 +83,13 @@ class SessionSpec:
 @final
 @dataclass(slots=True)
 class Loaded:
-    """A batch on its way to the consumer."""
+    """A batch on its way to the consumer; ``hold`` is its unit of depth."""
 
     ticket: Ticket
-    layouts: Layouts
-    arrays: Mapping[str, Any]
+    placed: Placed
     extras: Extras
     nbytes: int
+    hold: object
 
 
 @final
@@ -299,8 +300,9 @@ class Session:
             meter.store_seconds += time.perf_counter() - started
         nbytes = sum(array.nbytes for array in slot.arrays.values())
         placed = await self._place(feed, ticket, slot, extras)
+        loaded = Loaded(ticket, placed, extras, nbytes, slot.hold)
         slot.release()
-        return Loaded(ticket, placed.layouts, placed.arrays, extras, nbytes)
+        return loaded
 
     async def _fill(self, ticket: Ticket, slot: ArenaSlot, rows: Sequence[int]) -> Extras:
         feed, meter, started = self._spec.feed, self.meter, time.perf_counter()
@@ -319,11 +321,14 @@ class Session:
         except Exception as error:
             explained = explain(error, ticket, items)
         else:
-            meter.load_span += time.perf_counter() - started
+            meter.span("load", started, time.perf_counter() - started)
             meter.load_seconds += filled.seconds
             meter.retries += filled.retries
             return filled.extras or {}
-        raise explained  # out here, where it does not get `error` as its context
+        try:
+            raise explained  # out here, where it does not get `error` as its context
+        finally:
+            del explained  # nor is it kept by its own frame
 
     async def _fill_from(
         self, slot: ArenaSlot, rows: Sequence[int], items: Sequence[Any], seeds: Any
@@ -333,8 +338,8 @@ class Session:
         started = time.perf_counter()
         fetched = await self._fetcher.fill(slot, rows, items, seeds)
         span = fetched.finished - started
-        self.meter.fetch_span += span
-        self.meter.load_span -= span  # `_fill` measures the whole
+        self.meter.span("fetch", started, span)
+        self.meter.span("load", started, -span)  # `_fill` measures the whole
         self.meter.fetch_seconds += fetched.seconds
         self.meter.retries += fetched.retries
         return fetched.filled
@@ -349,8 +354,11 @@ class Session:
             explained = explain(error, ticket, (), stage="place")
         finally:
             self.meter.place_seconds += time.perf_counter() - started
-            self.meter.place_span += time.perf_counter() - started
-        raise explained
+            self.meter.span("place", started, time.perf_counter() - started)
+        try:
+            raise explained
+        finally:
+            del explained
 
     async def _in_helper(self, function: Callable[..., T], *args: Any) -> T:
         return await self._loop.run_in_executor(self._helper, function, *args)

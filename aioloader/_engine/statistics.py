@@ -8,6 +8,7 @@ from typing import Literal, final
 
 __all__ = ["Bound", "LoaderStatistics", "Meter", "verdict"]
 
+Stage = Literal["fetch", "load", "place"]
 Bound = Literal["fetch", "load", "place", "consumer"]
 
 _CONSUMER_IDLE_SHARE = 0.05
@@ -58,8 +59,10 @@ class Meter:
         self.store_seconds = self.place_seconds = self.wait_seconds = 0.0
         self._first_wait_seconds = 0.0
         # How long batches were in each stage: what the verdict compares.
-        self.fetch_span = self.load_span = self.place_span = 0.0
+        self._spans = {"fetch": 0.0, "load": 0.0, "place": 0.0}
+        self._early_spans = dict(self._spans)
         self._started: float | None = None
+        self._stopped: float | None = None
         self._idle_usec = 0.0
 
     def waited(self, seconds: float) -> None:
@@ -79,6 +82,18 @@ class Meter:
         self.delivered += 1
         self.bytes += nbytes
 
+    def span(self, stage: Stage, started: float, seconds: float) -> None:
+        """Note how long a batch was in a stage, by ``time.perf_counter``."""
+        # Those that began before anything was delivered waited for workers to start, too.
+        early = self._started is None or started < self._started
+        (self._early_spans if early else self._spans)[stage] += seconds
+
+    @property
+    def bound_by(self) -> Bound:
+        """What limits the rate."""
+        spans = self._spans if any(self._spans.values()) else self._early_spans
+        return verdict(self.idle_share, **spans)
+
     def take_idle_usec(self) -> int:
         """Return the microseconds the consumer has waited since the last call."""
         idle, self._idle_usec = self._idle_usec, 0.0
@@ -87,7 +102,13 @@ class Meter:
     @property
     def elapsed_seconds(self) -> float:
         """The seconds since the first batch was delivered."""
-        return 0.0 if self._started is None else time.perf_counter() - self._started
+        if self._started is None:
+            return 0.0
+        return (self._stopped or time.perf_counter()) - self._started
+
+    def stop(self) -> None:
+        """Stop the clock: the run is over."""
+        self._stopped = time.perf_counter()
 
     @property
     def idle_share(self) -> float:

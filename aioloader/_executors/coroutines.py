@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self, final
 
 import anyio
+import anyio.lowlevel
 
 from aioloader._executors.failures import Failure
 from aioloader._executors.recipes import Columns, backoff_seconds, spans
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from aioloader.errors import ItemError
 
 __all__ = ["Calls", "CoroutineExecutor", "Swarm"]
+
+
+_TURN_SECONDS = 0.5e-3
 
 
 @final
@@ -171,7 +175,11 @@ class Swarm:
         assert self._group is not None
         scope = self._group.cancel_scope
         try:
+            turn = time.perf_counter()
             while (found := self._next()) is not None:
+                if time.perf_counter() - turn > _TURN_SECONDS:
+                    await anyio.lowlevel.checkpoint()  # calls that never wait must not add up
+                    turn = time.perf_counter()
                 self._wake()
                 calls, row, arguments = found
                 await calls.make(row, arguments, lambda: scope.cancel_called)

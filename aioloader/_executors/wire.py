@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, final
 
 import cloudpickle
 
+from aioloader._memory.segment import anonymous_file
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -200,7 +202,7 @@ def _parcel(tag: int, head: bytes, buffers: Sequence[memoryview]) -> Message:
         padding = memoryview(bytes(-nbytes % _ALIGNMENT))
         pieces += [padding, buffer]
         nbytes += len(padding) + len(buffer)
-    descriptor = os.memfd_create("aioloader-parcel", os.MFD_CLOEXEC)
+    descriptor = anonymous_file("aioloader-parcel")
     try:
         _write_all(descriptor, pieces)
     except BaseException:

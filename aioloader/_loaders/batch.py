@@ -24,19 +24,21 @@ D = TypeVar("D")
 class Batch(Generic[D]):
     """A batch of data that a `Loader` has loaded: a `TrainingBatch` or a `ValidationBatch`.
 
-    On the CPU backend ``arrays`` lie in the loader's own memory: as long as anything refers
-    to them (the batch, an array, a view, a computation in flight) they take one unit of the
-    loader's depth. ``with batch:`` drops the batch's own references at the end of the block.
+    A batch takes one unit of the loader's depth for as long as anything refers to it. On the
+    CPU backend its arrays lie in the loader's own memory, and then each of them does so too,
+    and each view of one, and each computation in flight. ``with batch:`` drops the batch's
+    own references at the end of the block.
     Not made by users.
     """
 
-    def __init__(self, group: DataGroup[D], loaded: Loaded, *, uncached: bool) -> None:
+    def __init__(self, group: DataGroup[D], loaded: Loaded) -> None:
         self._group = group
         self._ticket = loaded.ticket
-        self._layouts = loaded.layouts
-        self._arrays: Mapping[str, jax.Array] | None = MappingProxyType(dict(loaded.arrays))
+        self._hold: object = loaded.hold
+        self._layouts = loaded.placed.layouts
+        self._arrays: Mapping[str, jax.Array] | None = MappingProxyType(dict(loaded.placed.arrays))
         self._additional = _columns(loaded.extras)
-        self._uncached = uncached
+        self._uncached = not loaded.placed.cached
 
     def __repr__(self) -> str:
         state = "released" if self._arrays is None else ", ".join(self._arrays)
@@ -50,7 +52,7 @@ class Batch(Generic[D]):
 
     def release(self) -> None:
         """Drop the arrays; the slot is free once nothing else reads it."""
-        self._arrays = None
+        self._arrays = self._hold = None
 
     @property
     def arrays(self) -> Mapping[str, jax.Array]:
@@ -152,11 +154,12 @@ class Batch(Generic[D]):
         rows = self._ticket.rows
         layouts = self._group.layouts_of(rows, cached=True)
         assert layouts is not None
-        check_placed(arrays, {"cache_arrays": layouts})
+        check_placed(arrays, {"cache_arrays": layouts}, "the given batch")
         for key, column in (additional or {}).items():
             if len(column) != rows:
                 raise ValueError(f"additional[{key!r}] has {len(column)} values for {rows} rows")
         self._arrays = MappingProxyType(dict(arrays))
+        self._hold = None
         self._layouts = layouts
         self._uncached = False
         if additional is not None:

@@ -45,11 +45,11 @@ def read_state(
     async def read() -> None:
         path = Path(str(directory)) / process_file()
         try:
-            text = await anyio.Path(path).read_text()
+            data = await anyio.Path(path).read_bytes()
         except FileNotFoundError:
             raise StateError(f"there is no state of this process at {path}") from None
         try:
-            state = json.loads(text)
+            state = json.loads(data)
         except ValueError as error:
             raise StateError(f"the state at {path} is damaged: {error}") from None
         accept(state)

@@ -56,13 +56,14 @@ class GroupFeed:
         group = self.group(ticket)
         placed = self._placer.place(slot.arrays, slot.layouts, extras, group)
         if not self._placer.is_custom:
-            return Placed(placed, slot.layouts)
+            return Placed(placed, slot.layouts)  # as it was declared, by construction
         candidates = {"loader_arrays": slot.layouts}
         if group.cache_size is not None:
             cached = group.layouts_of(ticket.rows, cached=True)
             assert cached is not None
             candidates["cache_arrays"] = cached
-        return Placed(placed, check_placed(placed, candidates))
+        matched = check_placed(placed, candidates, "what place returned")
+        return Placed(placed, candidates[matched], cached=matched == "cache_arrays")
 
     def place_is_quick(self, ticket: Ticket) -> bool:
         """Tell whether placing takes well under a millisecond."""

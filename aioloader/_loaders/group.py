@@ -6,11 +6,13 @@ import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final, overload
 
 import numpy as np
 
 from aioloader._memory.layout import layout_bytes, make_layouts, take_rows
+from aioloader._order.arguments import whole_number
 from aioloader._order.group_order import GroupOrder, ShuffleLater
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ D = TypeVar("D")
 
 _MODES = ("default", "repeat", "reseed", "itemwise", "batchwise")
 _QUICK_ROWS = 4096
+_BUILT_IN = (range, list, tuple, str, bytes)
 
 
 @final
@@ -82,7 +85,10 @@ class DataGroup(Sequence[D], Generic[D]):
             )
         if shuffle_later == "default":
             shuffle_later = "itemwise" if cache_location is None else "batchwise"
+        batch_size = whole_number("batch_size", batch_size, at_least=1)
         self._data = _sequence(data)
+        if len(self._data) == 0:
+            raise ValueError("data is empty: it has 0 items, and a group needs one at least")
         self._order = GroupOrder(
             len(self._data),
             batch_size,
@@ -93,7 +99,7 @@ class DataGroup(Sequence[D], Generic[D]):
         )
         self._loader = _layouts(loader_arrays, batch_size, "loader_arrays")
         self._cache = _layouts(cache_arrays, batch_size, "cache_arrays")
-        self._cache_location = None if cache_location is None else Path(os.fspath(cache_location))
+        self._cache_location = _location(cache_location)
         self._cache_readonly = bool(cache_readonly) or loader_arrays is None
 
     def __repr__(self) -> str:
@@ -108,20 +114,44 @@ class DataGroup(Sequence[D], Generic[D]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[D]: ...
     def __getitem__(self, index: int | slice) -> D | Sequence[D]:
-        return self._data[index]
+        if _is_built_in(self._data):
+            return self._data[index]
+        # A sequence of the user's may know neither slices nor its own end.
+        position = range(len(self))[index]
+        if isinstance(position, int):
+            return self._data[position]
+        return [self._data[k] for k in position]
+
+    def __getstate__(self) -> dict[str, Any]:
+        plain = {name: None if v is None else dict(v) for name, v in self._proxies().items()}
+        return {**self.__dict__, **plain}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for name, value in self._proxies().items():
+            self.__dict__[name] = None if value is None else MappingProxyType(value)
+
+    def _proxies(self) -> dict[str, Any]:
+        return {"_loader": self._loader, "_cache": self._cache}
 
     def __iter__(self) -> Iterator[D]:
-        return iter(self._data)
+        # By index and length: data may be a sequence that goes on behind its end.
+        return (self._data[index] for index in range(len(self)))
 
-    def index(self, value: Any, *args: Any) -> int:
+    def __contains__(self, value: object) -> bool:
+        return any(item is value or item == value for item in self)
+
+    def index(self, value: Any, start: int = 0, stop: int | None = None) -> int:
         """Return the first index of ``value``; raises ValueError if it is not there."""
-        own = getattr(self._data, "index", None)
-        return int(own(value, *args)) if callable(own) else super().index(value, *args)
+        for index in range(len(self))[start:stop]:
+            item = self._data[index]
+            if item is value or item == value:
+                return index
+        raise ValueError(f"{value!r} is not in the group")
 
     def count(self, value: Any) -> int:
         """Return how often ``value`` occurs."""
-        own = getattr(self._data, "count", None)
-        return int(own(value)) if callable(own) else super().count(value)
+        return sum(item is value or item == value for item in self)
 
     @property
     def batch_count(self) -> int:
@@ -191,8 +221,7 @@ class DataGroup(Sequence[D], Generic[D]):
 
     def take_is_quick(self, rows: int) -> bool:
         """Tell whether taking ``rows`` items costs little: no code of the user's runs."""
-        quick = isinstance(self._data, range | list | tuple | np.ndarray | str | bytes)
-        return quick and rows <= _QUICK_ROWS
+        return _is_built_in(self._data) and rows <= _QUICK_ROWS
 
 
 def gather(data: Sequence[Any], indices: range | np.ndarray) -> Sequence[Any]:
@@ -203,15 +232,15 @@ def gather(data: Sequence[Any], indices: range | np.ndarray) -> Sequence[Any]:
     """
     array: Any = data
     if isinstance(indices, range) and indices.step == 1:
-        if isinstance(array, range | list | tuple | str | bytes | np.ndarray):
+        if _is_built_in(array):
             return cast("Sequence[Any]", array[indices.start : indices.stop])
     elif isinstance(array, np.ndarray):
         return cast("Sequence[Any]", array[np.asarray(indices)])
     positions = indices.tolist() if isinstance(indices, np.ndarray) else indices
-    if isinstance(data, range):
+    if type(data) is range:
         start, step = data.start, data.step
         return [start + step * i for i in positions]
-    if isinstance(data, list | tuple) and len(positions) > 1:
+    if type(data) in (list, tuple) and len(positions) > 1:
         return operator.itemgetter(*positions)(data)  # type: ignore[no-any-return]
     return [data[i] for i in positions]
 
@@ -222,9 +251,23 @@ def _sequence(data: Iterable[D]) -> Sequence[D]:
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
         return cast("Sequence[D]", data)
     try:
-        return list(data)
+        items = iter(data)
     except TypeError:
         raise TypeError(f"data={data!r} must be a sequence or an iterable") from None
+    return list(items)
+
+
+def _is_built_in(data: object) -> bool:
+    # A subclass may answer otherwise than the class that it extends.
+    return type(data) in _BUILT_IN or isinstance(data, np.ndarray)
+
+
+def _location(location: Any) -> Path | None:
+    if location is None:
+        return None
+    if not isinstance(location, str | os.PathLike):
+        raise TypeError(f"cache_location={location!r} must be a path")
+    return Path(location)
 
 
 def _layouts(arrays: Any, batch_size: int, parameter: str) -> Layouts | None:

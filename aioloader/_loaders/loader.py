@@ -129,8 +129,11 @@ class Loader(Generic[D]):
         self._schedule = make_schedule(training, validation, start_at, end_at, interleave_groups)
         self._placer = Placer(place)
         self._feed = GroupFeed(self._schedule.training, self._schedule.validation, self._placer)
-        for layouts in self._feed.layouts:
-            self._placer.check(layouts, "loader_arrays")
+        for group in (*self._schedule.training, *self._schedule.validation):
+            self._placer.check(group.loader_layouts or {}, "loader_arrays")
+            self._placer.check(group.cache_layouts or {}, "cache_arrays")
+            if group.cache_location is not None:
+                _logger.warning("%r: there is no disk cache yet; every batch is loaded", group)
         self._work = Work(
             load,
             self._feed.layouts,
@@ -142,7 +145,7 @@ class Loader(Generic[D]):
             startup=startup,
             worker_nice=worker_nice,
         )
-        check_options(self._work, fetch, depth, timeout, on_error, executor)
+        check_options(self._work, fetch, place, depth, timeout, on_error, executor)
         self._fetch = fetch
         self._depth = depth
         self._deterministic = bool(deterministic)
@@ -201,6 +204,7 @@ class Loader(Generic[D]):
         """End the workers and give everything back; harmless to repeat, from any task."""
         session, self._running = self._running, None
         if session is not None:
+            self._meter.stop()
             await session.aclose()
 
     def __del__(self) -> None:
@@ -276,22 +280,25 @@ class Loader(Generic[D]):
         self._tally.deliver(ticket)
         kind = ValidationBatch if ticket.validation else TrainingBatch
         group = self._feed.group(ticket)
-        uncached = loaded.layouts is not group.layouts_of(ticket.rows, cached=True) or (
-            group.cache_size is None
-        )
-        batch = kind(group, loaded, uncached=uncached)
+        batch = kind(group, loaded)
         self._references.note(ticket.position, batch)
         return batch
 
     def _refuse(self, outcome: Outcome[Ticket, Loaded]) -> None:
-        assert outcome.error is not None
-        if not self._drop or not isinstance(outcome.error, Exception):
-            self._failed.append(outcome.ticket.position)
-            raise outcome.error
-        self._meter.dropped += 1
-        self._progress.passed(outcome.ticket.position)
-        _logger.warning("dropped: %s", outcome.error)
-        self._tally.drop(outcome.ticket, outcome.error)
+        error, outcome.error = outcome.error, None
+        assert error is not None
+        try:
+            if not self._drop or not isinstance(error, Exception):
+                self._failed.append(outcome.ticket.position)
+                raise error
+            self._meter.dropped += 1
+            self._progress.passed(outcome.ticket.position)
+            _logger.warning("dropped: %s", error)
+            self._tally.drop(outcome.ticket, error)
+        finally:
+            # An error that its own frames refer to is freed, with all that they refer to,
+            # only by a garbage collection; among that is the batch its consumer had.
+            del error
 
     def _tickets(self) -> Any:
         self._tally = Tally(self.batches_per_epoch, self.batches_per_validation)

@@ -18,6 +18,7 @@ __all__ = ["check_options"]
 def check_options(
     work: Work,
     fetch: Callable[..., Any] | None,
+    place: object,
     depth: int,
     timeout: float | None,
     on_error: str,
@@ -31,6 +32,12 @@ def check_options(
         raise TypeError(
             f"fetch={fetch!r} must be a coroutine function (`async def`); "
             "what blocks belongs into load"
+        )
+    if is_coroutine_function(place):
+        raise TypeError(f"place={place!r} must be a plain function; it runs in a thread")
+    if is_coroutine_function(work.startup) and not is_coroutine_function(work.load):
+        raise TypeError(
+            f"startup={work.startup!r} may be a coroutine function only where load is one"
         )
     whole_number("depth", depth, at_least=1)
     whole_number("num_workers", work.num_workers, at_least=0)

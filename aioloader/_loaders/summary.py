@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aioloader._engine.statistics import LoaderStatistics, Meter, verdict
+from aioloader._engine.statistics import LoaderStatistics, Meter
 
 __all__ = ["summarize"]
 
@@ -32,5 +32,5 @@ def summarize(
         idle_share=meter.idle_share,
         retries=meter.retries,
         worker_deaths=worker_deaths,
-        bound_by=verdict(meter.idle_share, meter.fetch_span, meter.load_span, meter.place_span),
+        bound_by=meter.bound_by,
     )

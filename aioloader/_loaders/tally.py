@@ -23,6 +23,7 @@ class _Epoch:
     delivered: int = 0
     dropped: int = 0
     complete: bool = False
+    whole: bool = True
     error: Exception | None = None
 
 
@@ -38,6 +39,8 @@ class Tally:
         """Count tickets on their way to be loaded; those that were passed before are left out."""
         for ticket in tickets:
             epoch = self._epoch(ticket)
+            if progress.is_passed(ticket.position) or (not epoch.issued and ticket.epoch_batch):
+                epoch.whole = False  # some of it was delivered in an earlier run
             epoch.complete = ticket.epoch_batch == self._sizes[ticket.validation] - 1
             if not progress.is_passed(ticket.position):
                 epoch.issued += 1
@@ -61,7 +64,8 @@ class Tally:
     def check(self) -> None:
         """Raise if an epoch is over of which every batch was dropped."""
         for (validation, number), epoch in self._epochs.items():
-            if epoch.complete and epoch.error is not None and epoch.dropped == epoch.issued:
+            over = epoch.complete and epoch.whole and epoch.dropped == epoch.issued
+            if over and epoch.error is not None:
                 epoch.issued = -1  # said once
                 kind = "validation run" if validation else "epoch"
                 raise LoadError(

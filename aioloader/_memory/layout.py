@@ -138,7 +138,8 @@ def _dtype(where: str, dtype: Any) -> np.dtype[Any]:
     except (TypeError, ValueError) as error:
         raise LayoutError(f"{where}: {dtype!r} is not a dtype ({error})") from None
     # ml_dtypes' numbers have kind "V" like structures do, but are not void.
-    known = resolved.kind in "biufcV" and resolved.char not in "gG" and resolved.isnative
+    known = resolved.kind in "biufcV" and resolved.type not in (np.longdouble, np.clongdouble)
+    known = known and (resolved.kind == "V" or resolved.isnative)
     if not known or resolved.type is np.void or dtype is None:
         raise LayoutError(
             f"{where}: dtype {dtype!r} cannot be an array in JAX; return strings, objects and "

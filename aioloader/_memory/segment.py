@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["PrivateSegment", "SharedSegment", "map_descriptor"]
+__all__ = ["PrivateSegment", "SharedSegment", "anonymous_file", "map_descriptor"]
 
 
 @final
@@ -41,7 +41,7 @@ class SharedSegment:
     def __init__(self, nbytes: int) -> None:
         require_memory(nbytes)
         self.nbytes = nbytes
-        self.descriptor = _anonymous_file("aioloader-arena")
+        self.descriptor = anonymous_file("aioloader-arena")
         try:
             os.ftruncate(self.descriptor, nbytes)
             _reserve(self.descriptor, nbytes)
@@ -86,7 +86,8 @@ def _available_bytes() -> int | None:
     return None
 
 
-def _anonymous_file(name: str) -> int:
+def anonymous_file(name: str) -> int:
+    """Return a descriptor of new memory that has no name in any file system."""
     create: Callable[[str, int], int] | None = getattr(os, "memfd_create", None)
     if create is not None:
         return create(name, os.MFD_CLOEXEC)

@@ -1,4 +1,4 @@
-"""Coroutine tests of the executors run on both event loops, with a fork server that is warm."""
+"""On which event loops tests of the executors run, and with a fork server that is warm."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 
-def pytest_asyncio_loop_factories() -> Mapping[str, Any]:
-    return LOOPS
+def pytest_asyncio_loop_factories(item: Any) -> Mapping[str, Any]:
+    """Run a test on the loops that it names itself, else on those of its file, else on all."""
+    marker = item.get_closest_marker("asyncio")
+    if marker is not None and "loop_factories" in marker.kwargs:
+        return LOOPS
+    return {name: LOOPS[name] for name in getattr(item.module, "ON_LOOPS", LOOPS)}
 
 
 @pytest.fixture(scope="module", autouse=True)

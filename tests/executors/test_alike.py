@@ -388,10 +388,10 @@ async def test_the_limit_is_for_each_item_and_not_for_the_fill(kind: str) -> Non
     """Many items may take longer together."""
 
     def slow(item: int, arrays: Any, seed: int | None) -> None:
-        time.sleep(0.06)
+        time.sleep(0.05)
         arrays["x"][...] = item
 
-    async with bench(slow, kind, item_timeout=0.3, num_workers=1, max_concurrency=1) as b:
+    async with bench(slow, kind, item_timeout=0.25, num_workers=1, max_concurrency=1) as b:
         assert (await b.fill(range(8))).x == list(range(8))
 
 
@@ -404,10 +404,10 @@ async def test_waiting_between_tries_is_not_taking_too_long(kind: str) -> None:
         if arrays["x"] < item:
             raise ConnectionError("try again")
 
-    async with bench(flaky, kind, item_timeout=0.3, retries=4) as b:
-        result = await b.fill([1, 5], background=0)
-    assert result.x[:2] == [1, 5]
-    assert result.retries == 4
+    async with bench(flaky, kind, item_timeout=0.2, retries=3) as b:
+        result = await b.fill([1, 4], background=0)
+    assert result.x[:2] == [1, 4]
+    assert result.retries == 3
 
 
 # Cancellation -------------------------------------------------------------------------------------

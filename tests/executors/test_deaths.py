@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 WARM_SERVER = True
 
+ON_LOOPS = ["asyncio"]  # but for what is marked otherwise
+on_both_loops = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
+
 
 def exits() -> None:
     os._exit(7)
@@ -133,7 +136,8 @@ def plain(item: int, arrays: Any, seed: int | None) -> None:
     arrays["x"][...] = item
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 4])
+@on_both_loops
+@pytest.mark.parametrize("num_workers", [1, 4])
 async def test_all_workers_may_be_killed_at_once_while_they_are_idle(num_workers: int) -> None:
     """As the system does for want of memory. It is nobody's fault and no reason to give up."""
     async with bench(plain, num_workers=num_workers) as b:
@@ -149,6 +153,7 @@ async def test_all_workers_may_be_killed_at_once_while_they_are_idle(num_workers
             assert not set(pids) & set(b.executor.worker_pids)
 
 
+@on_both_loops
 async def test_deaths_every_few_items_lose_nothing(tmp_path: Path) -> None:
     """One death breaks no pool for good, and a hundred items are a hundred items."""
     folder = str(tmp_path)
@@ -167,6 +172,7 @@ async def test_deaths_every_few_items_lose_nothing(tmp_path: Path) -> None:
         assert 5 <= b.executor.worker_deaths <= 10  # some die side by side
 
 
+@on_both_loops
 async def test_the_next_batch_comes_soon_after_a_death() -> None:
     async with bench(plain) as b:
         await b.fill(range(ROWS))
@@ -176,6 +182,7 @@ async def test_the_next_batch_comes_soon_after_a_death() -> None:
         assert time.monotonic() - started < 2
 
 
+@on_both_loops
 async def test_nobody_writes_to_a_slot_any_more_when_it_is_filled_again(tmp_path: Path) -> None:
     """The rows of a worker that lived on beside the dead one are its rows no longer."""
     folder = str(tmp_path)
@@ -216,6 +223,7 @@ async def test_an_item_that_always_kills_is_named_with_how(way: str) -> None:
         assert (await b.fill(range(5))).x[:5] == list(range(5))
 
 
+@on_both_loops
 async def test_fills_beside_an_item_that_always_kills_are_filled() -> None:
     def load(item: int, arrays: Any, seed: int | None) -> None:
         if item == 13:
@@ -257,6 +265,7 @@ async def test_an_item_that_kills_a_vectorised_load_is_named() -> None:
         assert (caught.value.row, caught.value.died) == (5, True)
 
 
+@on_both_loops
 async def test_a_startup_that_always_kills_is_given_up() -> None:
     """And said to be what it is, by every fill; leaving works as ever."""
 
@@ -276,6 +285,7 @@ async def test_a_startup_that_always_kills_is_given_up() -> None:
 # Hanging ------------------------------------------------------------------------------------------
 
 
+@on_both_loops
 async def test_a_stopped_worker_is_replaced(tmp_path: Path) -> None:
     """It does not move at all: only its time limit tells."""
     flag = str(tmp_path / "stopped")
@@ -372,6 +382,7 @@ async def test_leaving_takes_no_longer_than_a_moment_whatever_workers_do(
     assert not any(map(is_alive, pids))
 
 
+@on_both_loops
 async def test_an_executor_may_be_left_while_it_replaces_workers() -> None:
     async with bench(plain) as b:
         for _ in range(5):
@@ -386,6 +397,7 @@ async def test_an_executor_may_be_left_while_it_replaces_workers() -> None:
     assert not any(map(is_alive, pids))
 
 
+@on_both_loops
 async def test_an_executor_may_be_left_while_its_workers_start() -> None:
     async with bench(plain) as b:
         filling = asyncio.ensure_future(b.fill(range(ROWS)))
@@ -395,6 +407,7 @@ async def test_an_executor_may_be_left_while_its_workers_start() -> None:
     assert b.executor.worker_pids == []
 
 
+@on_both_loops
 async def test_leaving_is_not_undone_by_a_cancellation(tmp_path: Path) -> None:
     """Even one that comes while the workers are being ended."""
 

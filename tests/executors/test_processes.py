@@ -24,6 +24,9 @@ from aioloader.protocols import Work
 
 WARM_SERVER = True
 
+ON_LOOPS = ["asyncio"]  # but for what is marked otherwise
+on_both_loops = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
+
 
 def plain(item: Any, arrays: Any, seed: int | None) -> None:
     arrays["x"][...] = item
@@ -146,6 +149,7 @@ async def test_a_path_that_is_no_string_does_not_keep_workers_from_starting(
         assert (await b.fill(range(ROWS))).x == list(range(ROWS))
 
 
+@on_both_loops
 async def test_a_program_with_very_many_descriptors_has_workers_too() -> None:
     """A server, say: some system calls cannot take numbers beyond 1023."""
     opened = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
@@ -196,6 +200,7 @@ async def test_a_small_payload_before_large_ones_does_not_matter() -> None:
     assert result.x[:4] == [0, 3_000_000, 3, 400_000]
 
 
+@on_both_loops
 async def test_large_extras_come_back_whole() -> None:
     size = 50_000_000
 
@@ -305,6 +310,7 @@ def test_a_function_that_cannot_travel_is_named(name: str) -> None:
         ProcessExecutor(Work(layouts=LAYOUTS, **functions))
 
 
+@on_both_loops
 async def test_a_function_that_does_not_arrive_is_an_error_of_every_fill() -> None:
     """It pickled here; the worker could not make it whole again."""
 
@@ -350,6 +356,7 @@ async def answers(b: Bench, items: Any) -> list[Any]:
     return list((await b.fill(items)).extras["result"])
 
 
+@on_both_loops
 @pytest.mark.parametrize("size", [0, 100_000], ids=["small", "large"])
 async def test_a_result_that_does_not_arrive_is_an_error(size: int) -> None:
     """It pickled in the worker and does not unpickle here; nobody waits for it for ever."""
@@ -389,6 +396,7 @@ async def test_what_workers_are_sent_is_let_go_of() -> None:
             assert "aioloader-parcel" not in maps.read()
 
 
+@on_both_loops
 async def test_more_chunks_than_the_queue_holds_are_all_done() -> None:
     """What does not fit waits in order; nothing is sent twice."""
     async with bench(plain, depth=2) as b:

@@ -184,14 +184,17 @@ async def test_large_values_do_not_block_the_loop(kind: str) -> None:
     """Taking them out of a worker's answer is no work for the event loop."""
 
     def load(item: int, arrays: Any, seed: int | None) -> dict[str, object]:
-        return {"value": bytes(4 << 20) if kind == "bytes" else list(range(100_000))}
+        return {"value": bytes(4 << 20) if kind == "bytes" else list(range(50_000))}
 
-    group = DataGroup(8, range(64), loader_arrays=ARRAYS)
+    group = DataGroup(8, range(48), loader_arrays=ARRAYS)
+    kept = []  # freeing them takes its time too, and is the program's own doing
     with loop_steps() as steps:
         async with Loader(load, group, depth=2, end_at=("epoch", 1)) as loader:
             async for batch in loader:
+                kept.append(batch.additional)
                 del batch
-    assert sorted(steps)[-4] < 4e-3
+    assert len(kept) == 6
+    assert sum(step > 3e-3 for step in steps) <= 2  # a garbage collection may be among them
 
 
 PROGRAM = """

@@ -115,7 +115,6 @@ CONVERSIONS: list[tuple[str, str, list[Any]]] = [
 WIDE: list[tuple[str, str, list[Any]]] = [
     ("int64", "float32", [3_000_000_000, -5_000_000_000]),
     ("uint64", "float32", [2**63, 2**40]),
-    ("int64", "float16", [2**33, 5]),
     ("int64", "bool", [2**32, 0]),
     ("float64", "int32", [16_777_217.0, -2_147_483_647.0]),
     ("float64", "uint32", [4_000_000_001.0, 1.0]),
@@ -147,7 +146,6 @@ async def test_a_batch_is_delivered_in_its_jax_dtype(
     await _converted(numpy_dtype, jax_dtype, given, num_workers)
 
 
-@pytest.mark.xfail(strict=True, reason="64-bit arrays go through JAX's 32-bit dtype first")
 @pytest.mark.parametrize(("numpy_dtype", "jax_dtype", "given"), WIDE)
 async def test_nothing_is_lost_on_the_way_that_the_jax_dtype_can_hold(
     numpy_dtype: str, jax_dtype: str, given: list[Any]
@@ -170,7 +168,6 @@ def test_a_jax_dtype_of_64_bits_is_refused_where_jax_has_none(dtype: str) -> Non
             make()
 
 
-@pytest.mark.xfail(strict=True, reason="only loader_arrays are checked")
 def test_cached_arrays_are_checked_as_well() -> None:
     """No array of JAX could ever match them."""
     arrays = {"x": ((), "int32", "int32")}

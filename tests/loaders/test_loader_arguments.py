@@ -173,7 +173,6 @@ def test_making_a_loader_starts_nothing() -> None:
     assert loader.statistics().loading == 0
 
 
-@pytest.mark.xfail(strict=True, reason="the failure comes with the first batch, and a warning")
 def test_a_coroutine_function_for_place_is_refused() -> None:
     """It runs in a helper thread, where nothing would await it."""
 

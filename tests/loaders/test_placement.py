@@ -143,8 +143,8 @@ async def test_what_a_strategy_computes_late_reads_what_was_loaded() -> None:
 
 Faulty = dict[str, tuple[Any, str]]
 FAULTS: Faulty = {
-    "None": (lambda arrays: None, "mapping.*NoneType"),
-    "a list": (lambda arrays: list(arrays.values()), "mapping.*list"),
+    "None": (lambda arrays: None, "NoneType.*mapping"),
+    "a list": (lambda arrays: list(arrays.values()), "list.*mapping"),
     "a missing array": (lambda arrays: {"x": arrays["x"]}, r"\['x'\].*\['x', 'y'\]"),
     "an array more": (lambda arrays: {**arrays, "z": arrays["x"]}, r"'z'"),
     "another name": (lambda arrays: {"X": arrays["x"], "y": arrays["y"]}, r"'X'"),
@@ -195,7 +195,6 @@ def _deep(arrays: Any) -> None:
     raise KeyError(view.shape)
 
 
-@pytest.mark.xfail(strict=True, reason="only the last exception's own frames are cleared")
 async def test_errors_that_are_kept_keep_no_slots() -> None:
     """Nor do the exceptions that they were raised from, whose frames saw the arrays."""
 
@@ -242,7 +241,6 @@ async def test_an_encoder_delivers_batches_as_cached() -> None:
     assert codes == [[0.0, 0.5, 1.0, 1.5], [2.0, 2.5, 3.0, 3.5], [4.0, 4.5, 5.0, 5.5]]
 
 
-@pytest.mark.xfail(strict=True, reason="the layouts of a smaller batch are made anew each time")
 async def test_an_encoder_delivers_a_smaller_last_batch_as_cached_too() -> None:
     """All of an epoch's batches are in the same state."""
     group = _group(6, cache_arrays=CACHE, drop_remainder=False)

@@ -243,7 +243,6 @@ async def test_startup_of_a_coroutine_load_may_be_a_coroutine() -> None:
         assert calls == (["startup"] + ["load"] * 8) * entered
 
 
-@pytest.mark.xfail(strict=True, reason="the coroutine is made, and never awaited")
 def test_a_coroutine_startup_is_refused_where_nothing_would_await_it() -> None:
     """A plain `load` runs where there is no event loop."""
 

@@ -60,8 +60,8 @@ async def test_counts_add_up() -> None:
         async for batch in loader:
             figures = loader.statistics()
             assert figures.delivered == batch.batch_num + 1
-            assert figures.loading + figures.ready <= 3
-            assert figures.on_loan <= 3
+            assert 0 <= figures.loading <= 3
+            assert 0 <= figures.on_loan <= 3
             assert figures.waiting in (0, 1)
             assert figures.dropped == figures.retries == figures.worker_deaths == 0
             assert 0 <= figures.idle_share <= 1
@@ -128,7 +128,6 @@ async def test_idle_time_is_told_once() -> None:
         assert loader.idle_usec() == 0
 
 
-@pytest.mark.xfail(strict=True, reason="the clock goes on when the run has ended")
 async def test_what_a_run_has_done_does_not_change_when_it_is_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

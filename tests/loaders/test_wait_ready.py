@@ -88,7 +88,6 @@ async def test_what_is_no_array_of_jax_is_left_alone(tree: Any) -> None:
     assert await wait_ready(tree) is tree
 
 
-@pytest.mark.xfail(strict=True, reason="an array of keys has no is_ready")
 async def test_random_keys_are_arrays_like_others() -> None:
     """A training state has them in it."""
     tree = {"key": jax.random.key(0), "keys": jax.random.split(jax.random.key(1), 3)}

@@ -5,15 +5,17 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import pytest
 from support import ARRAYS, both_loops, digests, run_on, simple_group, simple_load
 
 from aioloader import DataGroup, Loader, LoadError, WorkerDied
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 
 def _once(marker: Path, action: Callable[[], object]) -> None:
@@ -247,7 +249,7 @@ def test_an_epoch_of_which_everything_was_dropped_raises(end: Any) -> None:
             async for _ in loader:
                 raise AssertionError("there is nothing to deliver")
 
-    with pytest.raises(LoadError, match="every batch of epoch 0 was dropped.*nothing can be read"):
+    with pytest.raises(LoadError, match=r"every batch of epoch 0 was dropped.*nothing can be read"):
         run_on("asyncio", main())
 
 

@@ -23,7 +23,8 @@ def test_batches_that_are_all_held_end_in_an_error_that_names_them(loop: str, de
     """`[b async for b in loader]` with more batches than depth says what holds the slots."""
 
     async def main() -> None:
-        async with Loader(simple_load, simple_group(), depth=depth, timeout=0.3, num_workers=0) as loader:
+        options: dict[str, Any] = {"depth": depth, "timeout": 0.3, "num_workers": 0}
+        async with Loader(simple_load, simple_group(), **options) as loader:
             held = []
             with pytest.raises(BatchTimeoutError) as caught:
                 async for batch in loader:
@@ -44,7 +45,8 @@ def test_the_holders_are_found_when_debugging() -> None:
     """`debug_batch_references` tells where a batch was received, and what refers to it."""
 
     async def main() -> str:
-        async with Loader(simple_load, simple_group(), depth=2, timeout=0.2, num_workers=0) as loader:
+        options: dict[str, Any] = {"depth": 2, "timeout": 0.2, "num_workers": 0}
+        async with Loader(simple_load, simple_group(), **options) as loader:
             shelf = [await anext(loader), await anext(loader)]
             with pytest.raises(BatchTimeoutError) as caught:
                 await anext(loader)
@@ -170,7 +172,7 @@ def test_an_item_that_hangs_is_reported(num_workers: int) -> None:
 
     def load(item: int, arrays: Any, seed: int | None) -> Any:
         if item == 11:
-            time.sleep(3)
+            time.sleep(1.5)
         return simple_load(item, arrays, seed)
 
     async def main() -> list[int]:
@@ -178,7 +180,7 @@ def test_an_item_that_hangs_is_reported(num_workers: int) -> None:
         async with Loader(
             load, simple_group(32), end_at=("epoch", 1), num_workers=num_workers, item_timeout=0.4
         ) as loader:
-            with pytest.raises(LoadError, match="item 11.*item_timeout") as caught:
+            with pytest.raises(LoadError, match=r"item 11.*item_timeout") as caught:
                 async for batch in loader:
                     seen += batch.indices
             assert isinstance(caught.value.__cause__, TimeoutError)

@@ -68,7 +68,7 @@ def test_nothing_stays_after_a_cancellation_at_any_moment(loop: str, way: str) -
         finished = False
         with no_leaks():
             for step in range(60):
-                with anyio.move_on_after(step * step * 1e-4) as scope:
+                with anyio.move_on_after(step * step * 4e-4) as scope:
                     await _use("normal", **WAYS[way])
                 if not scope.cancelled_caught:
                     finished = True

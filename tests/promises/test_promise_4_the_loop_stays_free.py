@@ -8,15 +8,17 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from support import run_on
 
 from aioloader import DataGroup, Loader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @contextmanager

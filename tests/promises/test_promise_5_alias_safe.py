@@ -6,16 +6,18 @@ import ctypes
 import gc
 import weakref
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from support import both_loops, run_on, simple_group, simple_load, until
 
 from aioloader import DataGroup, Loader
 from aioloader._memory import arena as arena_module
+
+if TYPE_CHECKING:
+    import pytest
 
 WIDTH = 1 << 14
 ARRAYS = {"x": ((WIDTH,), "uint32", "uint32"), "y": ((WIDTH,), "bfloat16", "bfloat16")}

@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from support import LOOPS, both_loops, digests, run_on, script, simple_group, simple_load
 
 import aioloader
 from aioloader import Loader
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CHECK = """
 import json, multiprocessing, os, signal, sys, threading, time, asyncio
@@ -53,7 +56,8 @@ async def main(load):
         async for batch in loader:
             extras = dict(batch.additional)
     after = host()
-    return {"changed": [k for k in before if before[k] != after[k]], "extras": {k: v[0] for k, v in extras.items()}}
+    changed = [k for k in before if before[k] != after[k]]
+    return {"changed": changed, "extras": {k: v[0] for k, v in extras.items()}}
 
 import jax  # at the top of the program, as in any training script
 k = 7
@@ -82,7 +86,10 @@ def test_the_host_is_as_it_was(tmp_path: Path) -> None:
 
 def test_importing_is_quick_and_imports_little() -> None:
     """No jax, no anyio and no numpy come with the bare import."""
-    code = "import sys, aioloader; print(len(sys.modules), 'jax' in sys.modules, 'numpy' in sys.modules)"
+    code = (
+        "import sys, aioloader; "
+        "print(len(sys.modules), 'jax' in sys.modules, 'numpy' in sys.modules)"
+    )
     output = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
