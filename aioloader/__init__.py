@@ -76,13 +76,15 @@ __all__ = [
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'aioloader' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"aioloader.{home}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # for a type checker the names above are all there are
+
+    def __getattr__(name: str) -> Any:
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module 'aioloader' has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"aioloader.{home}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

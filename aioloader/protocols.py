@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, overload, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    overload,
+    runtime_checkable,
+)
 
 import numpy as np
 
@@ -19,6 +28,7 @@ __all__ = [
     "ExecutorFactory",
     "Extras",
     "Filled",
+    "Indexable",
     "Layouts",
     "Placement",
     "Recipe",
@@ -27,7 +37,10 @@ __all__ = [
     "Slot",
     "Ticket",
     "Work",
+    "take_seeds",
 ]
+
+T_co = TypeVar("T_co", covariant=True)
 
 Arrays: TypeAlias = Mapping[str, np.ndarray]
 
@@ -106,6 +119,13 @@ class Seeds(Sequence[int]):
         return seeds
 
 
+def take_seeds(seeds: Sequence[int | None], rows: Sequence[int]) -> list[int | None]:
+    """Return the seeds of ``rows``, at once where they are derived."""
+    if isinstance(seeds, Seeds):
+        return list(seeds.take(rows))
+    return [seeds[row] for row in rows]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Ticket:
     """Which batch: a pure value that says all there is to say about it.
@@ -143,6 +163,13 @@ class Ticket:
         """
         kind, when = ("validation", "run") if self.validation else ("training", "epoch")
         return f"batch {self.group_index} of {kind} group {self.group}, {when} {self.epoch}"
+
+
+class Indexable(Protocol[T_co]):
+    """What data may be at least: items by whole number, and how many there are."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> T_co: ...
 
 
 class Recipe(Protocol):

@@ -137,6 +137,8 @@ class Conveyor(Generic[K, V]):
         try:
             with scope:
                 while (ticket := await self._draw(self._tickets)) is not None:
+                    if scope.cancel_called:  # nothing above may have waited, and noticed
+                        break
                     permit = await self._gate(ticket)
                     outcome: Outcome[K, V] = Outcome(ticket, permit)
                     if self._ordered:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
+from aioloader.protocols import take_seeds
+
 __all__ = ["Fetched", "Fetcher"]
 
 
@@ -106,6 +108,7 @@ class _Batch:
         self._loop = asyncio.get_running_loop()
         self.group: TaskGroup | None = None
         self.errors: list[ItemError] = []
+        self._failure: Exception | None = None
 
     def take(self, position: int, payload: object) -> None:
         if not self._arrived:
@@ -119,6 +122,8 @@ class _Batch:
             self.group.start_soon(self._fill, arrived)
 
     def result(self) -> Filled:
+        if self._failure is not None:
+            raise self._failure
         if self.errors:
             raise min(self.errors, key=lambda error: error.row)
         return Filled(self._columns.result(), self._seconds, self._retries)
@@ -126,11 +131,14 @@ class _Batch:
     async def _fill(self, arrived: list[tuple[int, object]]) -> None:
         positions = [position for position, _ in arrived]
         rows = [self._rows[position] for position in positions]
-        seeds = [self._seeds[position] for position in positions]
+        seeds = take_seeds(self._seeds, positions)
         try:
             filled = await self._executor.fill(self._slot, rows, [p for _, p in arrived], seeds)
         except ItemError as error:
             self.errors.append(error)
+            return
+        except Exception as error:  # out of a task group it would come wrapped
+            self._failure = error
             return
         self._seconds += filled.seconds
         self._retries += filled.retries

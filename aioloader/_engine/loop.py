@@ -28,5 +28,16 @@ def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
     >>> run(main())
     42
     """
+    if _is_running():
+        main.close()
+        raise RuntimeError("run() starts an event loop, and one is running here: await instead")
     with asyncio.Runner(debug=debug, loop_factory=_new_event_loop) as runner:
         return runner.run(main)
+
+
+def _is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from aioloader.protocols import Cache, Executor, Extras, Filled, Layouts, Segment, Ticket
 
+from aioloader.protocols import take_seeds
+
 __all__ = ["Feed", "Loaded", "Loan", "Placed", "Session", "SessionSpec"]
 
 T = TypeVar("T")
@@ -163,12 +165,13 @@ class Session:
         self._again.set()
         try:
             if self._driver is not None:
-                with contextlib.suppress(asyncio.CancelledError):
-                    await finish(self._driver)
+                await finish(asyncio.gather(self._driver, return_exceptions=True))
         finally:
             if self._arena is not None:
                 self._arena.close()
             self._helper.shutdown(wait=False, cancel_futures=True)
+        if self._driver is not None and not self._driver.cancelled():
+            self._driver.result()
 
     def restart(self, tickets: Iterator[Ticket]) -> None:
         """Drop what is under way and go on with other tickets; workers and memory stay."""
@@ -316,7 +319,7 @@ class Session:
             wanted = items
             if len(rows) != ticket.rows:
                 wanted = [items[row] for row in rows]
-                seeds = [seeds[row] for row in rows]
+                seeds = take_seeds(seeds, rows)
             filled = await self._fill_from(slot, rows, wanted, seeds)
         except Exception as error:
             explained = explain(error, ticket, items)

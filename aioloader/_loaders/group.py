@@ -16,7 +16,7 @@ from aioloader._order.arguments import whole_number
 from aioloader._order.group_order import GroupOrder, ShuffleLater
 
 if TYPE_CHECKING:
-    from aioloader.protocols import Layouts
+    from aioloader.protocols import Indexable, Layouts
 
 __all__ = ["DataGroup", "gather"]
 
@@ -65,7 +65,7 @@ class DataGroup(Sequence[D], Generic[D]):
     def __init__(
         self,
         batch_size: int,
-        data: Iterable[D],
+        data: Iterable[D] | Indexable[D],
         *,
         loader_arrays: Mapping[str, tuple[Any, Any, Any]] | None = None,
         cache_arrays: Mapping[str, tuple[Any, Any, Any]] | None = None,
@@ -245,7 +245,7 @@ def gather(data: Sequence[Any], indices: range | np.ndarray) -> Sequence[Any]:
     return [data[i] for i in positions]
 
 
-def _sequence(data: Iterable[D]) -> Sequence[D]:
+def _sequence(data: Iterable[D] | Indexable[D]) -> Sequence[D]:
     if isinstance(data, Mapping):
         raise TypeError("data is a mapping: pass list(data) for its keys, or its .items()")
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):

@@ -139,6 +139,6 @@ async def everything(session: Session) -> list[list[Any]]:
         if outcome.error is not None:
             raise outcome.error
         assert outcome.value is not None
-        seen.append(np.asarray(outcome.value.arrays["x"]).tolist())
+        seen.append(np.asarray(outcome.value.placed.arrays["x"]).tolist())
         outcome.value = None
     return seen

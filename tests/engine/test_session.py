@@ -58,7 +58,7 @@ async def test_a_batch_brings_its_ticket_layouts_extras_and_size() -> None:
     loaded = outcome.value
     assert loaded is not None
     assert loaded.ticket is outcome.ticket is ticket
-    assert loaded.layouts["x"].shape == (3,)
+    assert loaded.placed.layouts["x"].shape == (3,)
     assert loaded.extras == {"item": [0, 1, 2]}
     assert loaded.nbytes == 3 * 8
     del loaded, outcome
@@ -122,15 +122,34 @@ async def test_depth_bounds_what_is_loading_ready_and_held() -> None:
     await session.aclose()
 
 
-async def test_batches_that_were_copied_out_of_their_slots_hold_none() -> None:
+async def test_arrays_that_were_copied_out_of_their_slots_hold_none() -> None:
+    """It is the batch that takes a unit of depth; what is taken from it takes none."""
     feed = Feed()
     feed.copies = True
     session = await opened(tickets(10), feed)
-    kept = [await following(session) for _ in range(10)]
-    assert [k.value.arrays["x"].tolist() for k in kept if k and k.value] == [
-        rows_of(n) for n in range(10)
-    ]
+    kept = []
+    for _ in range(10):
+        outcome = await following(session)
+        assert outcome is not None
+        assert outcome.value is not None
+        kept.append(outcome.value.placed.arrays["x"])
+        del outcome
+    assert [array.tolist() for array in kept] == [rows_of(n) for n in range(10)]
     await until(lambda: session.loans() == [])
+    await session.aclose()
+
+
+async def test_a_batch_takes_a_unit_of_depth_for_as_long_as_it_lives() -> None:
+    """Also where its arrays are elsewhere, as on an accelerator: depth bounds batches."""
+    feed = Feed()
+    feed.copies = True
+    session = await opened(tickets(10), feed)
+    held = [await following(session) for _ in range(2)]
+    await asyncio.sleep(0.01)
+    assert session.take() is None
+    assert [loan.ticket.position for loan in session.loans()] == [0, 1]
+    held.clear()
+    assert await everything(session) == [rows_of(n) for n in range(2, 10)]
     await session.aclose()
 
 
@@ -139,7 +158,7 @@ async def test_a_batch_kept_after_closing_stays_whole() -> None:
     outcome = await following(session)
     assert outcome is not None
     assert outcome.value is not None
-    array = outcome.value.arrays["x"]
+    array = outcome.value.placed.arrays["x"]
     del outcome
     await session.aclose()
     del session
@@ -208,19 +227,41 @@ async def test_errors_of_the_users_other_code_concern_the_batch(what: str, slow:
     await session.aclose()
 
 
-@pytest.mark.parametrize("failing", ["load", "place"])
-async def test_an_error_that_is_kept_keeps_no_slot(failing: str) -> None:
+def fails_directly(arrays: Any) -> None:
+    raise ValueError(arrays["x"].shape)
+
+
+def fails_because(arrays: Any) -> None:
+    try:
+        fails_directly(arrays)
+    except ValueError as error:
+        raise RuntimeError("because of") from error
+
+
+def fails_while_failing(arrays: Any) -> None:
+    try:
+        fails_directly(arrays)
+    finally:
+        raise RuntimeError("while handling")
+
+
+def fails_in_a_group(arrays: Any) -> None:
+    try:
+        fails_directly(arrays)
+    except ValueError as error:
+        raise ExceptionGroup("several", [error]) from None
+
+
+@pytest.mark.parametrize(
+    "failing", [None, fails_directly, fails_because, fails_while_failing, fails_in_a_group]
+)
+async def test_an_error_that_is_kept_keeps_no_slot(failing: Any) -> None:
     """Nor does it need the garbage collector to let go: an epoch of errors goes on."""
     feed, executor = Feed(), Executor()
-    if failing == "load":
+    if failing is None:
         executor.fails = set(range(0, 400, ROWS))
     else:
-
-        def placing(ticket: Ticket, slot: Any) -> None:
-            arrays = slot.arrays
-            raise ValueError(arrays["x"].shape)
-
-        feed.placing = placing
+        feed.placing = lambda ticket, slot: failing(slot.arrays)
     gc.collect()
     gc.disable()
     try:
@@ -449,7 +490,7 @@ async def test_a_batch_taken_before_a_restart_is_still_whole() -> None:
     await everything(session)
     assert before is not None
     assert before.value is not None
-    assert before.value.arrays["x"].tolist() == rows_of(0)
+    assert before.value.placed.arrays["x"].tolist() == rows_of(0)
     del before
     await session.aclose()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import random
 import signal
 import time
 from typing import TYPE_CHECKING, Any
@@ -282,6 +283,34 @@ async def test_a_startup_that_always_kills_is_given_up() -> None:
             await asyncio.sleep(0.01)
 
 
+async def test_workers_that_cannot_start_beside_one_that_can_do_not_go_on_for_ever(
+    tmp_path: Path,
+) -> None:
+    """There may be room for one of them only. The items are loaded, or it is said why not."""
+    lock = str(tmp_path / "lock")
+
+    def startup() -> None:
+        import builtins
+        import fcntl
+
+        builtins.held_by_this_test = open(lock, "w")  # type: ignore[attr-defined]  # noqa: SIM115
+        try:
+            fcntl.flock(builtins.held_by_this_test, fcntl.LOCK_EX | fcntl.LOCK_NB)  # type: ignore[attr-defined]
+        except OSError:
+            os._exit(1)
+
+    def load(item: int, arrays: Any, seed: int | None) -> None:
+        time.sleep(0.05)
+        arrays["x"][...] = item
+
+    async with bench(load, startup=startup) as b:
+        with anyio.fail_after(8):
+            try:
+                assert (await b.fill(range(ROWS))).x == list(range(ROWS))
+            except ItemError as error:
+                assert "exited with code 1" in str(error)
+
+
 # Hanging ------------------------------------------------------------------------------------------
 
 
@@ -426,3 +455,47 @@ async def test_leaving_is_not_undone_by_a_cancellation(tmp_path: Path) -> None:
         running.cancel()
     await asyncio.wait([running])
     await until(lambda: not any(map(is_alive, workers)))
+
+
+# All of it ----------------------------------------------------------------------------------------
+
+
+@on_both_loops
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_whatever_is_killed_and_cancelled_fills_are_right_or_say_why(seed: int) -> None:
+    """Workers and the server are killed, fills cancelled, items fail, at random moments."""
+
+    def load(item: Any, arrays: Any, _: int | None) -> dict[str, object]:
+        number, fails, payload = item
+        if fails:
+            raise ValueError(number)
+        arrays["x"][...] = number
+        return {"number": number, "size": len(payload)}
+
+    draw = random.Random(seed)
+
+    async def fill(b: Any, start: int) -> None:
+        size, fails = draw.choice([0, 10_000, 400_000]), draw.random() < 0.2
+        items = [(start + n, fails and n == 5, bytes(size)) for n in range(ROWS)]
+        if fails:
+            with pytest.raises(ItemError, match=f"ValueError: {start + 5}"):
+                await b.fill(items)
+            return
+        result = await b.fill(items)
+        assert result.x == list(range(start, start + ROWS))
+        assert list(result.extras["number"]) == result.x
+        assert list(result.extras["size"]) == [size] * ROWS
+
+    for _ in range(4):
+        async with bench(load, num_workers=draw.choice([1, 2, 3])) as b:
+            fills = [asyncio.ensure_future(fill(b, n)) for n in range(0, 30 * ROWS, ROWS)]
+            for _ in range(2):
+                await asyncio.sleep(draw.random() * 0.03)
+                draw.choice(fills).cancel()
+                if pids := b.executor.worker_pids:
+                    os.kill(draw.choice(pids), signal.SIGKILL)
+            with anyio.fail_after(20):
+                await asyncio.wait(fills)
+        for task in fills:
+            if not task.cancelled():
+                task.result()

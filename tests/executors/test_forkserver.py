@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -224,6 +226,16 @@ def test_workers_use_one_thread_for_arithmetic_unless_told_otherwise(
     with server.use():
         assert run_to_its_end(exec, code) == 15
     assert "OMP_NUM_THREADS" not in os.environ
+
+
+@pytest.mark.parametrize("entry", [pathlib.Path("/nowhere"), b"/nowhere", None, ""], ids=repr)
+def test_odd_entries_of_the_path_do_not_keep_it_from_starting(
+    entry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Notebooks put paths there that are no strings; the interpreter just passes over them."""
+    monkeypatch.setattr(sys, "path", [*sys.path, entry])
+    with server.use():
+        assert run_to_its_end(int) == 0
 
 
 def test_the_standard_librarys_server_is_left_alone() -> None:

@@ -7,10 +7,9 @@ import functools
 import gc
 import hashlib
 import os
-import pathlib
 import signal
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import numpy as np
@@ -21,6 +20,9 @@ from support import until
 from aioloader._executors.process import ProcessExecutor
 from aioloader.errors import ItemError
 from aioloader.protocols import Work
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 WARM_SERVER = True
 
@@ -45,7 +47,6 @@ async def test_workers_do_not_import_jax_nor_the_program() -> None:
     """They have numpy, and what the user's function brings along."""
 
     def modules() -> Any:
-        import sys
 
         return sorted(sys.modules), getattr(sys.modules["__main__"], "__file__", None)
 
@@ -125,7 +126,7 @@ async def test_workers_know_that_they_are_workers() -> None:
 
 
 async def test_workers_start_where_the_program_is(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """In its directory, with what it imports from."""
     (tmp_path / "beside_the_program.py").write_text("VALUE = 41")
@@ -138,15 +139,6 @@ async def test_workers_start_where_the_program_is(
         return os.getcwd(), beside_the_program.VALUE
 
     assert set(await ask(look)) == {(str(tmp_path), 41)}
-
-
-async def test_a_path_that_is_no_string_does_not_keep_workers_from_starting(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Notebooks do that; the interpreter just passes over it."""
-    monkeypatch.setattr(sys, "path", [*sys.path, pathlib.Path("/nowhere")])
-    async with bench(plain) as b:
-        assert (await b.fill(range(ROWS))).x == list(range(ROWS))
 
 
 @on_both_loops
@@ -375,6 +367,33 @@ async def test_a_result_that_does_not_arrive_is_an_error(size: int) -> None:
             with pytest.raises(ItemError, match="invalid literal"):
                 await b.fill(range(ROWS))
             assert (await answers(b, range(5))) == [0, 1, 2, 3, 4]
+
+
+async def test_answers_that_nobody_reads_any_more_are_given_back() -> None:
+    """They had arrived when the executor was left, and were waiting to be decoded."""
+
+    def load(item: int, arrays: Any, seed: int | None) -> dict[str, object]:
+        class Slow:
+            def __reduce__(self) -> Any:
+                return __import__("time").sleep, (0.05,)
+
+        return {"slow": Slow(), "bytes": bytes(100_000)}
+
+    before = set(os.listdir("/proc/self/fd"))
+    async with bench(load) as b:
+        filling = [asyncio.ensure_future(b.fill(range(ROWS))) for _ in range(4)]
+        await until(lambda: len(set(os.listdir("/proc/self/fd")) - before) > 12)
+        await until(lambda: any(task.done() for task in filling))
+        for task in filling:
+            task.cancel()
+        await asyncio.wait(filling)
+    gc.collect()
+
+    def parcels() -> list[str]:
+        links = (f"/proc/self/fd/{n}" for n in os.listdir("/proc/self/fd"))
+        return [n for n in links if os.path.islink(n) and "parcel" in os.readlink(n)]
+
+    await until(lambda: parcels() == [], seconds=5)
 
 
 async def test_what_workers_are_sent_is_let_go_of() -> None:

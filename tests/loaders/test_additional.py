@@ -273,33 +273,3 @@ def test_values_of_classes_of_the_program_itself_arrive(tmp_path: pathlib.Path) 
     for report in reports:
         for row in report:
             assert row == [True] * 8
-
-
-SLOTTED = """
-from dataclasses import dataclass
-from aioloader import DataGroup, Loader, run
-
-@dataclass(slots=True)
-class Box:
-    left: int
-    name: str
-
-def load(item, arrays, seed):
-    return {"box": Box(item.left + 1, item.name)}
-
-async def main():
-    items = [Box(k, "box") for k in range(4)]
-    group = DataGroup(4, items, loader_arrays={"x": ((), "int32", "int32")})
-    async with Loader(load, group, end_at=("epoch", 1)) as loader:
-        async for batch in loader:
-            print(batch.additional["box"] == [Box(k + 1, "box") for k in range(4)])
-
-run(main())
-"""
-
-
-@pytest.mark.xfail(strict=True, reason="cloudpickle makes the class anew without its slots")
-def test_classes_of_the_program_may_have_slots(tmp_path: pathlib.Path) -> None:
-    """An instance that was made in a worker is one of the program's class."""
-    output, errors = script(tmp_path, SLOTTED).communicate(timeout=60)
-    assert (output, errors) == ("True\n", "")

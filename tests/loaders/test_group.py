@@ -209,12 +209,7 @@ class _Decoding(list[int]):
         return f"item {super().__getitem__(index)}"
 
 
-_AS_A_SLICE = pytest.mark.xfail(
-    strict=True, reason="neighbouring items of any list are taken as one slice"
-)
-
-
-@pytest.mark.parametrize("shuffle", [pytest.param(False, marks=_AS_A_SLICE), True])
+@pytest.mark.parametrize("shuffle", [False, True])
 async def test_what_is_loaded_is_what_the_data_answer(shuffle: bool) -> None:
     """Also where their class extends a built-in one; in every order the same."""
 

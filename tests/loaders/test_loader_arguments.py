@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from loading import each
-from support import simple_group, simple_load
+from support import script, simple_group, simple_load
 
 import aioloader
 from aioloader import Dataloader, Loader
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DEFAULTS: dict[str, Any] = {
     "validation": None,
@@ -164,6 +167,24 @@ async def test_arguments_may_come_in_any_sensible_kind(arguments: dict[str, Any]
     options = {"end_at": ("batch", 2), "num_workers": 0} | arguments
     loader = Loader(simple_load, options.pop("training", GROUP), **options)
     assert len(await each(loader, lambda batch: batch.group_index)) >= 2
+
+
+EARLY = """
+import jax
+from aioloader import DataGroup, Loader, wait_ready
+
+arrays = {"x": ((), "int32", "int32"), "y": ((), "float8_e4m3fn", "bfloat16")}
+group = DataGroup(2, range(8), loader_arrays=arrays, cache_arrays=arrays)
+loader = Loader(print, group, validation=("epoch", 1, group))
+jax.config.update("jax_num_cpu_devices", 3)  # an error once JAX has started
+print(len(jax.devices()), loader.batches_per_epoch)
+"""
+
+
+def test_making_a_loader_does_not_start_jax(tmp_path: Path) -> None:
+    """Programs set JAX up after that, `jax.distributed.initialize` included."""
+    output, errors = script(tmp_path, EARLY).communicate(timeout=60)
+    assert (output, errors) == ("3 4\n", "")
 
 
 def test_making_a_loader_starts_nothing() -> None:

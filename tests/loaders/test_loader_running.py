@@ -306,7 +306,6 @@ async def test_a_vectorized_load_takes_fetched_payloads() -> None:
         assert extras["seed"] == list(seeds)
 
 
-@pytest.mark.xfail(strict=True, reason="calls that never wait follow one another in one turn")
 @pytest.mark.parametrize("stage", ["load", "fetch"])
 async def test_coroutines_that_never_wait_leave_the_loop_its_turns(stage: str) -> None:
     """As where everything is in a memory cache: a batch of thousands is many steps, not one."""
@@ -374,7 +373,6 @@ async def test_coroutines_are_tried_again(stage: str) -> None:
     assert {item: count for item, count in tries.items() if count > 1} == {3: 2, 9: 2, 20: 2}
 
 
-@pytest.mark.xfail(strict=True, reason="batches before the start are not counted as delivered")
 async def test_what_is_dropped_after_a_resume_is_no_more_than_it_was_before() -> None:
     """A run that is begun within an epoch ends as the whole run does."""
 

@@ -101,6 +101,34 @@ async def test_a_function_gets_everything_off_the_loop(num_workers: int) -> None
         assert batches[k]["x"][:, 0].tolist() == items
 
 
+@pytest.mark.xfail(strict=True, reason="one helper thread looks items up and places batches")
+async def test_items_are_looked_up_while_a_batch_is_placed() -> None:
+    """Neither waits for the other, so that the time of each is its own."""
+    later = threading.Event()
+    came: list[bool] = []
+
+    class Data:
+        def __len__(self) -> int:
+            return 40
+
+        def __getitem__(self, index: int) -> int:
+            if index == 12:
+                later.set()
+            return index
+
+    def place(arrays: Any, layouts: Any, additional: Any, group: Any) -> Any:
+        if arrays["y"][0] == 5:  # the second batch, while there is room for the fourth
+            came.append(later.wait(2))
+        return _put(arrays, layouts, additional, group)
+
+    group = DataGroup(4, Data(), loader_arrays=ARRAYS)
+    async with _loader(group, place=place, depth=3) as loader:
+        with await anext(loader):
+            pass
+        assert (await anext(loader)).group_index == 1
+    assert came == [True]
+
+
 class _Scaling:
     """A strategy that is an object."""
 

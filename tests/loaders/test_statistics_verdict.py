@@ -169,16 +169,6 @@ async def _fetch(item: int) -> int:
     return item
 
 
-class _Lazy:
-    """Data that are looked up in the helper thread, where placing happens as well."""
-
-    def __len__(self) -> int:
-        return 10_000
-
-    def __getitem__(self, index: int) -> int:
-        return range(10_000)[index]
-
-
 SLOW: dict[str, tuple[str, Callable[..., Any], dict[str, Any]]] = {
     "fetching, one at a time": ("fetch", _load, {"fetch": _slow_fetch, "max_concurrency": 1}),
     "fetching into workers": (
@@ -192,7 +182,6 @@ SLOW: dict[str, tuple[str, Callable[..., Any], dict[str, Any]]] = {
     "loading what is fetched quickly": ("load", _slow_load, {"fetch": _fetch}),
     "placing": ("place", _load, {"place": _slow_place}),
     "placing what is fetched": ("place", _load, {"place": _slow_place, "fetch": _fetch}),
-    "placing with lazy data": ("place", _load, {"place": _slow_place, "lazy": True}),
 }
 
 
@@ -201,9 +190,7 @@ async def test_the_slow_stage_is_named(what: str) -> None:
     """A consumer that does nothing waits for one stage more than for all others."""
     stage, load, options = SLOW[what]
     options = {"num_workers": 0} | options
-    data: Any = _Lazy() if options.pop("lazy", False) else range(10_000)
-    group = DataGroup(4, data, loader_arrays=ARRAYS)
-    async with Loader(load, group, end_at=("batch", 25), **options) as loader:
+    async with Loader(load, _group(10_000), end_at=("batch", 25), **options) as loader:
         async for _batch in loader:
             pass
         figures = loader.statistics()

@@ -1,0 +1,420 @@
+"""The contract of the public API's types: checked strictly, never run.
+
+Every ``assert_type`` is a promise to programs that are type checked; every ``type: ignore``
+marks a use that has to be refused (an ignore that is not needed is an error of its own).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, assert_type
+
+import jax
+import numpy as np
+
+import aioloader
+from aioloader import (
+    AioLoaderError,
+    Batch,
+    BatchTimeoutError,
+    CacheCorrupt,
+    CacheMismatch,
+    DataGroup,
+    Dataloader,
+    LayoutError,
+    Loader,
+    LoadError,
+    LoaderStatistics,
+    StateError,
+    TrainingBatch,
+    ValidationBatch,
+    WorkerDied,
+    debug_batch_references,
+    is_worker,
+    run,
+    wait_ready,
+)
+from aioloader.protocols import (
+    ArrayLayout,
+    Arrays,
+    Executor,
+    Extras,
+    Filled,
+    Layouts,
+    Recipe,
+    Segment,
+    Slot,
+    Work,
+)
+
+ARRAYS = {"image": ((28, 28), "uint8", "float32"), "label": ((), np.int32, np.dtype("int32"))}
+
+
+class Sample:
+    """An item of a program's own."""
+
+    path: str
+
+
+# Groups ---------------------------------------------------------------------------------------
+
+
+def groups_are_sequences_of_what_they_were_made_of(
+    samples: list[Sample], names: Iterator[str], table: np.ndarray[Any, np.dtype[np.float32]]
+) -> None:
+    group = DataGroup(64, samples, loader_arrays=ARRAYS)
+    assert_type(group, DataGroup[Sample])
+    assert_type(group[0], Sample)
+    assert_type(group[1:], Sequence[Sample])
+    assert_type(list(group), list[Sample])
+    assert_type(len(group), int)
+    assert_type(group.index(samples[0], 1, 2), int)
+    assert_type(group.count(samples[0]), int)
+    as_sequence: Sequence[Sample] = group
+    assert_type(DataGroup(2, range(9), loader_arrays=ARRAYS), DataGroup[int])
+    assert_type(DataGroup(2, names, loader_arrays=ARRAYS), DataGroup[str])
+    assert_type(DataGroup(2, "abc", loader_arrays=ARRAYS), DataGroup[str])
+    assert_type(DataGroup(2, (k for k in (1, 2)), loader_arrays=ARRAYS), DataGroup[int])
+    assert_type(DataGroup(2, as_sequence, loader_arrays=ARRAYS), DataGroup[Sample])
+    DataGroup(2, table, loader_arrays=ARRAYS)
+    DataGroup(
+        2,
+        samples,
+        loader_arrays=ARRAYS,
+        cache_arrays={"z": ((2,), "float32", "float32")},
+        cache_location=Path("cache"),
+        cache_readonly=True,
+        seed=3,
+        shuffle_first=True,
+        shuffle_later="reseed",
+        drop_remainder=False,
+    )
+
+
+class Remote:
+    """The least that a source of data has to be."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample()
+
+
+def a_source_is_a_length_and_items(source: Remote) -> None:
+    assert_type(DataGroup(2, source, loader_arrays=ARRAYS), DataGroup[Sample])
+
+
+def groups_tell_what_they_are(group: DataGroup[Sample]) -> None:
+    assert_type(group.batch_count, int)
+    assert_type(group.batch_size, int)
+    assert_type(group.loader_layouts, Mapping[str, ArrayLayout] | None)
+    assert_type(group.cache_layouts, Mapping[str, ArrayLayout] | None)
+    assert_type(group.loader_size, int | None)
+    assert_type(group.cache_size, int | None)
+    assert_type(group.cache_location, Path | None)
+    assert_type(group.cache_readonly, bool)
+    for name, layout in (group.loader_layouts or {}).items():
+        assert_type(name, str)
+        shape, numpy_dtype, jax_dtype, offset, count = layout
+        assert_type(shape, tuple[int, ...])
+        assert_type(numpy_dtype, np.dtype[Any])
+        assert_type(jax_dtype, np.dtype[Any])
+        assert_type(offset, int)
+        assert_type(count, int)
+
+
+def wrong_groups_are_refused(samples: list[Sample]) -> None:
+    DataGroup("64", samples, loader_arrays=ARRAYS)  # type: ignore[arg-type]
+    DataGroup(64, 5, loader_arrays=ARRAYS)  # type: ignore[arg-type]
+    DataGroup(64, samples, ARRAYS)  # type: ignore[call-arg]
+    DataGroup(64, samples, loader_arrays={"x": 3})  # type: ignore[dict-item]
+    DataGroup(64, samples, loader_arrays=ARRAYS, seed="0")  # type: ignore[arg-type]
+    DataGroup(64, samples, loader_arrays=ARRAYS, shuffle_frist=True)  # type: ignore[call-arg]
+    samples_group = DataGroup(64, samples, loader_arrays=ARRAYS)
+    samples_group.batch_size = 3  # type: ignore[misc]
+
+
+# Recipes --------------------------------------------------------------------------------------
+
+
+def load(item: Sample, arrays: Arrays, seed: int | None) -> None:
+    arrays["image"][...] = len(item.path)
+
+
+def load_with_extras(item: Sample, arrays: Arrays, seed: int | None) -> dict[str, object]:
+    return {"path": item.path}
+
+
+async def load_async(item: Sample, arrays: Arrays, seed: int | None) -> dict[str, object] | None:
+    return None
+
+
+def load_many(items: Sequence[Sample], arrays: Arrays, seeds: Sequence[int | None]) -> None: ...
+
+
+def load_payload(payload: bytes, arrays: Arrays, seed: int | None) -> None: ...
+
+
+async def fetch(item: Sample) -> bytes:
+    return item.path.encode()
+
+
+def scaled(scale: float, item: Sample, arrays: Arrays, seed: int | None) -> None: ...
+
+
+class Reader:
+    """A recipe with a state."""
+
+    def __call__(self, item: Sample, arrays: Arrays, seed: int | None) -> None: ...
+
+
+def functions_are_recipes() -> None:
+    recipes: list[Recipe] = [load, load_with_extras, Reader()]
+    assert recipes
+
+
+# Loaders --------------------------------------------------------------------------------------
+
+
+def any_function_makes_a_loader(group: DataGroup[Sample]) -> None:
+    assert_type(Loader(load, group), Loader[Sample])
+    assert_type(Dataloader(load, group), Loader[Sample])
+    assert_type(Loader(load, [group, group]), Loader[Sample])
+    assert_type(Loader(load, iter([group])), Loader[Sample])
+    assert_type(Loader(load_with_extras, group), Loader[Sample])
+    assert_type(Loader(load_async, group), Loader[Sample])
+    assert_type(Loader(functools.partial(scaled, 2.0), group), Loader[Sample])
+    assert_type(Loader(Reader(), group), Loader[Sample])
+    assert_type(Loader(load_many, group, vectorized=True), Loader[Sample])
+    assert_type(Loader(load_payload, group, fetch=fetch), Loader[Sample])
+
+
+def place(
+    arrays: Arrays, layouts: Layouts, additional: Extras, group: DataGroup[Sample]
+) -> dict[str, jax.Array]:
+    return {name: jax.device_put(array) for name, array in arrays.items()}
+
+
+class OwnExecutor:
+    """An executor, structurally."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def allocate(self, nbytes: int) -> Segment:
+        raise MemoryError
+
+    async def __aenter__(self) -> OwnExecutor:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+    async def fill(
+        self,
+        slot: Slot,
+        rows: Sequence[int],
+        items: Sequence[object],
+        seeds: Sequence[int | None],
+    ) -> Filled:
+        assert_type(slot.arrays, Mapping[str, np.ndarray])
+        return Filled()
+
+
+def executors_are_structural(work: Work) -> None:
+    executor: Executor = OwnExecutor(work)
+    assert executor
+
+
+def every_option_has_its_type(group: DataGroup[Sample], held_out: DataGroup[Sample]) -> None:
+    Loader(
+        load,
+        group,
+        validation=("epoch", 1, held_out),
+        fetch=None,
+        depth=4,
+        num_workers=2,
+        max_concurrency=16,
+        start_at=(1, 20),
+        end_at=("batch", 100),
+        interleave_groups=False,
+        deterministic=False,
+        timeout=None,
+        on_error="drop",
+        retries=2,
+        item_timeout=3.5,
+        startup=lambda: None,
+        worker_nice=0,
+        place=place,
+        vectorized=False,
+        executor=OwnExecutor,
+    )
+    Loader(load, group, validation=("batch", 10, [held_out, held_out]), timeout=5)
+    Loader(load, group, place=jax.devices()[0])
+
+
+def wrong_options_are_refused(group: DataGroup[Sample]) -> None:
+    Loader(load)  # type: ignore[call-arg]
+    Loader(5, group)  # type: ignore[arg-type]
+    Loader(load, range(3))  # type: ignore[arg-type]
+    Loader(load, group, None)  # type: ignore[call-arg]
+    Loader(load, group, depth="3")  # type: ignore[arg-type]
+    Loader(load, group, end_at=("epochs", 1))  # type: ignore[arg-type]
+    Loader(load, group, start_at=3)  # type: ignore[arg-type]
+    Loader(load, group, validation=("step", 1, group))  # type: ignore[arg-type]
+    Loader(load, group, on_error="skip")  # type: ignore[arg-type]
+    Loader(load, group, fetch=len)  # type: ignore[arg-type]
+    Loader(load, group, workers=3)  # type: ignore[call-arg]
+
+
+async def loaders_are_read_in_their_context(group: DataGroup[Sample]) -> None:
+    async with Loader(load, group) as loader:
+        assert_type(loader, Loader[Sample])
+        async for batch in loader:
+            assert_type(batch, Batch[Sample])
+        assert_type(await anext(loader), Batch[Sample])
+        assert_type(await anext(loader, None), Batch[Sample] | None)
+    await loader.aclose()
+    for _ in loader:  # type: ignore[attr-defined]
+        pass
+
+
+class Directory:
+    """What Orbax hands to `save`."""
+
+    async def await_creation(self) -> Path:
+        return Path("checkpoint")
+
+
+async def loaders_tell_where_they_are(loader: Loader[Sample]) -> None:
+    assert_type(loader.batches_per_epoch, int)
+    assert_type(loader.batches_per_validation, int)
+    assert_type(loader.first_batch, int)
+    assert_type(loader.last_batch, int | None)
+    assert_type(loader.deterministic, bool)
+    assert_type(loader.interrupted, bool)
+    assert_type(loader.idle_usec(), int)
+    assert_type(loader.get_state(), dict[str, Any])
+    loader.interrupt()
+    loader.set_state({"version": 1})
+    saving: Awaitable[None] = await loader.save(Directory())
+    loading: Awaitable[None] = await loader.load(Path("checkpoint"))
+    await saving
+    await loading
+
+
+def statistics_are_numbers(loader: Loader[Sample]) -> None:
+    figures = loader.statistics()
+    assert_type(figures, LoaderStatistics)
+    assert_type(figures.delivered, int)
+    assert_type(figures.rows_per_second, float)
+    assert_type(figures.idle_share, float)
+    assert_type(figures.bound_by, Literal["fetch", "load", "place", "consumer"])
+    figures.delivered = 3  # type: ignore[misc]
+
+
+# Batches --------------------------------------------------------------------------------------
+
+
+def batches_have_arrays_and_data(batch: Batch[Sample]) -> None:
+    assert_type(batch.arrays, Mapping[str, jax.Array])
+    assert_type(batch.arrays["image"], jax.Array)
+    assert_type(batch.get_array("image"), jax.Array)
+    assert_type(batch.additional, Mapping[str, Sequence[Any]])
+    assert_type(batch.get_additional("path"), Any)
+    assert_type(batch.get_additional("path", 3, default=""), Any)
+    assert_type(batch.data, Sequence[Sample])
+    assert_type(batch.data[0], Sample)
+    assert_type(batch.data[1:], Sequence[Sample])
+    assert_type(batch.get_data(-1), Sample)
+    assert_type(batch.indices, Sequence[int])
+    assert_type(batch.group, DataGroup[Sample])
+    assert_type(batch.group_index, int)
+    assert_type(batch.layouts, Mapping[str, ArrayLayout])
+    assert_type(batch.is_training, bool)
+    assert_type(batch.is_validation, bool)
+    assert_type(batch.uncached, bool)
+    batch.arrays["image"] = batch.arrays["label"]  # type: ignore[index]
+    batch.additional["path"] = []  # type: ignore[index]
+    batch.arrays = {}  # type: ignore[misc]
+    _ = batch.epoch  # type: ignore[attr-defined]
+
+
+def training_batches_know_their_items(batch: TrainingBatch[Sample]) -> None:
+    assert_type(batch.data[0], Sample)
+    as_batch: Batch[Sample] = batch
+    assert_type(as_batch.group, DataGroup[Sample])
+
+
+def batches_are_converted_and_released(batch: Batch[Sample], code: jax.Array) -> None:
+    batch.cache({"code": code})
+    batch.cache({"code": code}, {"caption": ["a", None]}, persist=False)
+    batch.cache({"code": code}, None, False)  # type: ignore[call-arg]
+    batch.cache({"code": 3})  # type: ignore[dict-item]
+    with batch as same:
+        assert_type(same, Batch[Sample])
+    batch.release()
+
+
+def kinds_of_batches_are_told_apart(batch: Batch[Sample]) -> None:
+    if isinstance(batch, TrainingBatch):
+        assert_type(batch.epoch, int)
+        assert_type(batch.epoch_batch, int)
+        assert_type(batch.batch_num, int)
+        assert_type(batch.seed, int)
+        assert_type(batch.seeds, Sequence[int])
+        assert_type(batch.arrays, Mapping[str, jax.Array])
+        with batch as training:
+            assert_type(training.epoch, int)
+    elif isinstance(batch, ValidationBatch):
+        assert_type(batch.validation_epoch, int)
+        assert_type(batch.validation_epoch_batch, int)
+        assert_type(batch.validation_batch_num, int)
+        _ = batch.seed  # type: ignore[attr-defined]
+
+
+# The rest -------------------------------------------------------------------------------------
+
+
+async def main() -> int:
+    return 42
+
+
+async def trees_keep_their_type(state: dict[str, jax.Array], step: jax.Array) -> None:
+    assert_type(await wait_ready(state), dict[str, jax.Array])
+    assert_type(await wait_ready((state, step)), tuple[dict[str, jax.Array], jax.Array])
+
+
+def the_rest_is_plain() -> None:
+    assert_type(run(main()), int)
+    assert_type(run(main(), debug=True), int)
+    assert_type(is_worker(), bool)
+    debug_batch_references()
+    debug_batch_references(False)
+    assert_type(aioloader.__version__, str)
+    _ = aioloader.nothing  # type: ignore[attr-defined]
+
+
+def errors_have_a_common_root(error: LoadError) -> None:
+    root: list[type[AioLoaderError]] = [
+        LoadError,
+        WorkerDied,
+        BatchTimeoutError,
+        LayoutError,
+        StateError,
+        CacheMismatch,
+        CacheCorrupt,
+    ]
+    values: list[type[ValueError]] = [LayoutError, StateError, CacheMismatch]
+    late: type[TimeoutError] = BatchTimeoutError
+    died: type[LoadError] = WorkerDied
+    assert_type(error.group, str)
+    assert_type(error.batch, int | None)
+    assert_type(error.row, int | None)
+    assert_type(error.item, object)
+    assert root
+    assert values
+    assert late
+    assert died
