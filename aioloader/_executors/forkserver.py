@@ -300,7 +300,7 @@ def _preparation(name: str) -> dict[str, Any]:
     data: dict[str, Any] = {
         "name": name,
         "authkey": process.current_process().authkey,
-        "sys_path": [path or os.getcwd() for path in sys.path],
+        "sys_path": _module_paths(),
         "sys_argv": sys.argv,
         "log_to_stderr": False,
     }
@@ -309,11 +309,18 @@ def _preparation(name: str) -> dict[str, Any]:
     return data
 
 
+def _module_paths() -> list[str]:
+    # The import system passes over what is no string; a child's must not stumble over it.
+    entries: list[Any] = sys.path
+    return [path or os.getcwd() for path in entries if isinstance(path, str)]
+
+
 def _command(descriptor: int) -> list[str]:
     flags: Callable[[], list[str]] = subprocess._args_from_interpreter_flags  # type: ignore[attr-defined]
     # The program's own directory last: a file of the user's that is named like a module of
     # the standard library must not be imported here. Children get the program's order.
-    path = json.dumps([path or os.getcwd() for path in (*sys.path[1:], *sys.path[:1])])
+    paths = _module_paths()
+    path = json.dumps([*paths[1:], *paths[:1]])
     program = (
         f"import sys; sys.path[:] = {path}; "
         f"from aioloader._executors.forkserver_main import serve; serve({descriptor})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
@@ -175,13 +176,17 @@ class Supervisor:
             self._read(number, lambda: wire.decode(packet, None))
             return
         reading = self._loop.run_in_executor(self._reader, wire.decode, packet, descriptor)
-        reading.add_done_callback(lambda done: self._read(number, done.result))
+        reading.add_done_callback(lambda done: self._on_read(number, descriptor, done))
+
+    def _on_read(self, number: int, descriptor: int, reading: asyncio.Future[Any]) -> None:
+        if reading.cancelled():  # closed before it was looked at
+            os.close(descriptor)
+        else:
+            self._read(number, reading.result)
 
     def _read(self, number: int, answer: Callable[[], tuple[Any, ...]]) -> None:
         try:
             kind, *values = answer()
-        except asyncio.CancelledError:
-            return  # closed meanwhile
         except Exception as error:  # what `load` returned does not unpickle here
             self._ledger.fail(number, None, Failure.capture(error))
         else:

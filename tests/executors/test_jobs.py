@@ -186,6 +186,7 @@ def test_a_split_chunk_is_its_rows_one_by_one() -> None:
         assert len(rows) == len(items) == len(pending.part.seeds)
         assert not job.done.is_set()
         ledger.finish(pending.number, Filled({"row": rows}))
+    assert job.done.is_set()
     assert job.result().extras == {"row": [100, 101, 102, 103, 104]}
 
 
@@ -282,6 +283,16 @@ def test_what_rows_cost_is_learned_from_what_is_finished() -> None:
 # All of it, against a model -----------------------------------------------------------------------
 
 
+class Sent:
+    """Stands for a message, which has to be closed once it is not needed any more."""
+
+    def __init__(self) -> None:
+        self.is_closed = False
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
 class LedgerMachine(RuleBasedStateMachine):
     """Whatever happens to chunks, each row is in one of them until it is acknowledged once."""
 
@@ -289,6 +300,7 @@ class LedgerMachine(RuleBasedStateMachine):
         super().__init__()
         self.ledger = Ledger()
         self.jobs: list[tuple[Job, dict[int, Any], weakref.ref[Hold]]] = []
+        self.messages: list[Sent] = []
 
     @rule(rows=st.integers(1, 12), workers=st.integers(1, 3))
     def fill(self, rows: int, workers: int) -> None:
@@ -298,7 +310,8 @@ class LedgerMachine(RuleBasedStateMachine):
         job.expect(len(spans))
         for start, stop in spans:
             number, part = self.ledger.number(), whole.take(start, stop)
-            message = wire.Message(b"")
+            message: Any = Sent()
+            self.messages.append(message)
             self.ledger.unsent.append(Pending(job, number, start, stop, part, message, hold))
         self.jobs.append((job, dict.fromkeys(range(rows), "wanted"), weakref.ref(hold)))
 
@@ -333,6 +346,14 @@ class LedgerMachine(RuleBasedStateMachine):
         if how != "finish":
             wanted[row] = "failed"
 
+    @rule()
+    def hear_of_all(self) -> None:
+        for number, pending in list(self.ledger.under_way.items()):
+            rows = list(pending.rows)
+            wanted = next(wanted for job, wanted, _ in self.jobs if job is pending.job)
+            self.ledger.finish(number, Filled({"row": rows}))
+            wanted.update(dict.fromkeys(rows, "filled"))
+
     @rule(number=st.integers(0, 5))
     def hear_again(self, number: int) -> None:
         if number not in self.ledger.under_way:
@@ -365,6 +386,12 @@ class LedgerMachine(RuleBasedStateMachine):
             assert set(pending_rows) <= missing
             assert job.done.is_set() == (not missing)
             assert (hold() is not None) == bool(own)
+
+    @invariant()
+    def the_messages_of_all_others_are_closed(self) -> None:
+        chunks = [*self.ledger.under_way.values(), *self.ledger.unsent]
+        needed = [pending.message for pending in chunks]
+        assert all(message.is_closed or message in needed for message in self.messages)
 
     @invariant()
     def finished_jobs_tell_what_became_of_them(self) -> None:

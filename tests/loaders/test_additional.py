@@ -28,19 +28,6 @@ ARRAYS = {"x": ((), "int32", "int32")}
 ROWS, ITEMS = 4, 8
 
 
-class _Point:
-    """An object with a state of its own."""
-
-    def __init__(self, x: int, y: object) -> None:
-        self.x = x
-        self.y = y
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Point) and (self.x, self.y) == (other.x, other.y)
-
-    __hash__ = None
-
-
 KINDS: dict[str, Callable[[int], Any]] = {
     "strings": lambda k: "αβγ \U0001f40d\0" * k,
     "bytes": lambda k: bytes(range(256)) * k,
@@ -61,7 +48,6 @@ KINDS: dict[str, Callable[[int], Any]] = {
     "numpy scalars": lambda k: [np.float32(k) / 3, np.int64(-k), np.bool_(k % 2), np.str_("s")],
     "nested dicts": lambda k: {"a": {"b": [{"c": (k, {k})}] * k}, 3: {None: frozenset({k})}},
     "ordered and default dicts": lambda k: [OrderedDict(b=k, a=1), defaultdict(list, k=[k])],
-    "objects": lambda k: _Point(k, _Point(-k, [k])),
     "standard values": lambda k: [
         datetime.datetime(2024, 1, 1 + k, tzinfo=datetime.UTC),
         decimal.Decimal(k) / 7,
@@ -73,7 +59,7 @@ KINDS: dict[str, Callable[[int], Any]] = {
         ...,
     ],
     "functions": lambda k: [len, np.sum, lambda x: x + k],
-    "classes": lambda k: [int, np.float32, _Point],
+    "classes": lambda k: [int, np.float32, pathlib.PurePath],
 }
 
 
@@ -86,7 +72,7 @@ def _same(one: Any, other: Any) -> bool:
     if callable(one) and getattr(one, "__name__", "") == "<lambda>":
         return bool(one(5) == other(5))
     if isinstance(one, type):
-        return one is other or one.__name__ == other.__name__ == "_Point"
+        return one is other
     if type(one).__name__ != type(other).__name__:
         return False
     return repr(one) == repr(other) or bool(one == other)

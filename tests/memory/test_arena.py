@@ -184,8 +184,9 @@ async def test_a_slot_comes_back_from_a_reference_cycle_when_it_is_collected() -
     arena.close()
 
 
-async def test_a_slot_comes_back_from_other_threads() -> None:
+async def test_a_slot_comes_back_from_other_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last view may die anywhere; a feeder that waits is woken all the same."""
+    monkeypatch.setattr(module, "_FIRST_WAIT_SECONDS", 3600.0)
     arena = make_arena(1)
     slot = await arena.acquire(0, ROWS)
     handed: queue.SimpleQueue[Any] = queue.SimpleQueue()
