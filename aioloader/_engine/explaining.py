@@ -13,7 +13,19 @@ if TYPE_CHECKING:
 
     from aioloader.protocols import Ticket
 
-__all__ = ["explain"]
+__all__ = ["Foreign", "explain"]
+
+
+class Foreign(Exception):
+    """Carries what a user's code raised in a thread, whatever it is, to where it is explained.
+
+    Some exceptions mean something to futures, tasks and loops (StopIteration, CancelledError,
+    SystemExit), and would not get through as they are.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(type(error)))
+        self.error = error
 
 
 def explain(
@@ -28,9 +40,10 @@ def explain(
     The local variables of ``error``'s traceback are cleared: they hold views of the slot,
     and whoever keeps the error would keep the slot on loan.
     """
-    _clear_frames(error, set())
-    explained = _explained(error, ticket, items, stage)
-    explained.__cause__ = error.__cause__ if isinstance(error, ItemError) else error
+    raised = error.error if isinstance(error, Foreign) else error
+    _clear_frames(raised, set())
+    explained = _explained(raised, ticket, items, stage)
+    explained.__cause__ = raised.__cause__ if isinstance(raised, ItemError) else raised
     return explained
 
 
@@ -42,7 +55,9 @@ def _clear_frames(error: BaseException | None, seen: set[int]) -> None:
         _clear_frames(error.__context__, seen)
 
 
-def _explained(error: Exception, ticket: Ticket, items: Sequence[object], stage: str) -> LoadError:
+def _explained(
+    error: BaseException, ticket: Ticket, items: Sequence[object], stage: str
+) -> LoadError:
     group = f"{'validation' if ticket.validation else 'training'} group {ticket.group}"
     where = f"{ticket.describe()} could not be loaded"
     if not isinstance(error, ItemError):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final
 import anyio
 
 from aioloader._engine.conveyor import Conveyor, Outcome
-from aioloader._engine.explaining import explain
+from aioloader._engine.explaining import Foreign, explain
 from aioloader._engine.fetching import Fetcher
 from aioloader._engine.statistics import Meter
 from aioloader._executors.finishing import finish
@@ -314,7 +314,7 @@ class Session:
             if feed.items_are_quick(ticket):
                 items = feed.items(ticket)
             else:
-                items = await self._in_helper(feed.items, ticket)
+                items = await self._foreign(feed.items, ticket)
             seeds: Sequence[int | None] = ticket.seeds or (None,) * ticket.rows
             wanted = items
             if len(rows) != ticket.rows:
@@ -352,7 +352,7 @@ class Session:
         try:
             if feed.place_is_quick(ticket):
                 return feed.place(ticket, slot, extras)
-            return await self._in_helper(feed.place, ticket, slot, extras)
+            return await self._foreign(feed.place, ticket, slot, extras)
         except Exception as error:
             explained = explain(error, ticket, (), stage="place")
         finally:
@@ -362,6 +362,18 @@ class Session:
             raise explained
         finally:
             del explained
+
+    async def _foreign(self, function: Callable[..., T], *args: Any) -> T:
+        def call() -> T | Foreign:
+            try:
+                return function(*args)
+            except BaseException as error:
+                return Foreign(error)
+
+        result = await self._in_helper(call)
+        if isinstance(result, Foreign):
+            raise result
+        return result
 
     async def _in_helper(self, function: Callable[..., T], *args: Any) -> T:
         return await self._loop.run_in_executor(self._helper, function, *args)

@@ -232,6 +232,27 @@ def test_a_slot_is_held_until_its_last_chunk_is_acknowledged() -> None:
     assert gone() is None
 
 
+@pytest.mark.parametrize("how", ["finish", "fail", "drop", "split"])
+def test_a_chunk_that_is_done_with_gives_its_memory_back(how: str) -> None:
+    """Whatever became of it."""
+    ledger = Ledger()
+    before = os.listdir("/proc/self/fd")
+    add(ledger, 2, payload=9000)
+    (pending,) = send_all(ledger)
+    assert os.listdir("/proc/self/fd") != before
+    if how == "finish":
+        ledger.finish(pending.number, Filled())
+    elif how == "fail":
+        ledger.fail(pending.number, 100, failure())
+    elif how == "drop":
+        ledger.drop(pending, ItemError("dropped", row=100))
+    else:
+        ledger.split(pending)
+        assert pending.message.descriptor is None
+        ledger.clear()
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_giving_up_fails_all_that_is_asked_for() -> None:
     """What is under way and what is unsent, once for each chunk; and all memory comes back."""
     ledger, hold = Ledger(), Hold()
@@ -407,7 +428,5 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert job.result().extras == {"row": list(wanted)}
 
 
-LedgerMachine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=25, deadline=None, derandomize=False
-)
+LedgerMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
 test_no_chunk_is_lost_and_none_counts_twice = LedgerMachine.TestCase

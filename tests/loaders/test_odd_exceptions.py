@@ -26,7 +26,6 @@ ODD: dict[str, type[BaseException]] = {
     "BaseException": BaseException,
 }
 STAGES = ["data", "load in a worker", "load in a thread", "load on the loop", "fetch", "place"]
-_IN_HELPER = pytest.mark.xfail(strict=True, reason="it leaves the helper thread as it is")
 
 
 def _stage(name: str, kind: type[BaseException]) -> dict[str, Any]:
@@ -73,20 +72,8 @@ def _stage(name: str, kind: type[BaseException]) -> dict[str, Any]:
     return {"load": load, "data": range(12), "num_workers": 0, **changes[name]}
 
 
-def _cases() -> list[Any]:
-    harmless = ("StopAsyncIteration", "TimeoutError")
-    return [
-        pytest.param(
-            stage,
-            kind,
-            marks=_IN_HELPER if stage in ("data", "place") and kind not in harmless else (),
-        )
-        for stage in STAGES
-        for kind in ODD
-    ]
-
-
-@pytest.mark.parametrize(("stage", "kind"), _cases())
+@pytest.mark.parametrize("kind", list(ODD))
+@pytest.mark.parametrize("stage", STAGES)
 def test_an_odd_exception_is_the_batchs_error_in_its_turn(stage: str, kind: str) -> None:
     """Neither the end of the data, nor that of the program, nor a wait without end."""
 
