@@ -134,6 +134,8 @@ class Session:
         """Reserve the memory, start the executor, and begin with the first tickets."""
         self._loop = asyncio.get_running_loop()
         self._helper = ThreadPoolExecutor(1, "aioloader-helper")
+        # Looking items up must not wait for a batch that is being placed.
+        self._lookup = ThreadPoolExecutor(1, "aioloader-lookup")
         spec = self._spec
         try:
             nbytes = slot_bytes(spec.layouts) * spec.depth
@@ -169,7 +171,8 @@ class Session:
         finally:
             if self._arena is not None:
                 self._arena.close()
-            self._helper.shutdown(wait=False, cancel_futures=True)
+            for threads in (self._helper, self._lookup):
+                threads.shutdown(wait=False, cancel_futures=True)
         if self._driver is not None and not self._driver.cancelled():
             self._driver.result()
 
@@ -280,7 +283,7 @@ class Session:
     # One batch ------------------------------------------------------------------------------------
 
     async def _draw(self, tickets: Iterator[Ticket]) -> Ticket | None:
-        return await self._in_helper(next, tickets, None)
+        return await self._loop.run_in_executor(self._lookup, next, tickets, None)
 
     async def _gate(self, ticket: Ticket) -> ArenaSlot:
         assert self._arena is not None
@@ -314,7 +317,7 @@ class Session:
             if feed.items_are_quick(ticket):
                 items = feed.items(ticket)
             else:
-                items = await self._foreign(feed.items, ticket)
+                items = await self._foreign(self._lookup, feed.items, ticket)
             seeds: Sequence[int | None] = ticket.seeds or (None,) * ticket.rows
             wanted = items
             if len(rows) != ticket.rows:
@@ -352,7 +355,7 @@ class Session:
         try:
             if feed.place_is_quick(ticket):
                 return feed.place(ticket, slot, extras)
-            return await self._foreign(feed.place, ticket, slot, extras)
+            return await self._foreign(self._helper, feed.place, ticket, slot, extras)
         except Exception as error:
             explained = explain(error, ticket, (), stage="place")
         finally:
@@ -363,17 +366,16 @@ class Session:
         finally:
             del explained
 
-    async def _foreign(self, function: Callable[..., T], *args: Any) -> T:
+    async def _foreign(
+        self, thread: ThreadPoolExecutor, function: Callable[..., T], *args: Any
+    ) -> T:
         def call() -> T | Foreign:
             try:
                 return function(*args)
             except BaseException as error:
                 return Foreign(error)
 
-        result = await self._in_helper(call)
+        result = await self._loop.run_in_executor(thread, call)
         if isinstance(result, Foreign):
             raise result
         return result
-
-    async def _in_helper(self, function: Callable[..., T], *args: Any) -> T:
-        return await self._loop.run_in_executor(self._helper, function, *args)

@@ -181,7 +181,6 @@ print(len(jax.devices()), loader.batches_per_epoch)
 """
 
 
-@pytest.mark.xfail(strict=True, reason="dtypes are tried out on a device")
 def test_making_a_loader_does_not_start_jax(tmp_path: Path) -> None:
     """Programs set JAX up after that, `jax.distributed.initialize` included."""
     output, errors = script(tmp_path, EARLY).communicate(timeout=60)

@@ -101,7 +101,6 @@ async def test_a_function_gets_everything_off_the_loop(num_workers: int) -> None
         assert batches[k]["x"][:, 0].tolist() == items
 
 
-@pytest.mark.xfail(strict=True, reason="one helper thread looks items up and places batches")
 async def test_items_are_looked_up_while_a_batch_is_placed() -> None:
     """Neither waits for the other, so that the time of each is its own."""
     later = threading.Event()
