@@ -69,7 +69,7 @@ def end_lease_with_arrays() -> None:
             if left[0] == 0:
                 arena._ended(index)
 
-        for array in loaded.arrays.values():
+        for array in loaded.placed.arrays.values():
             weakref.finalize(array, gone).atexit = False
         return plain_take(self, loaded)
 
