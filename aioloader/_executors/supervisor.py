@@ -63,7 +63,8 @@ class Supervisor:
         self._crew: Crew | None = None
         self._writing = False
         self._barren = 0
-        self._heard = False
+        self._done = False
+        self._started: set[int] = set()
         self._hung: dict[int, int] = {}
         self.deaths: list[Death] = []
 
@@ -135,7 +136,8 @@ class Supervisor:
         if self._watch is not None:
             self._watch.forget()
         self._state = _State.RUNNING
-        self._heard = False
+        self._done = False
+        self._started = set()
         loop.add_reader(crew.socket.fileno(), self._on_readable, crew)
         starting = loop.run_in_executor(self._thread, crew.start)
         starting.add_done_callback(self._on_started)
@@ -170,7 +172,6 @@ class Supervisor:
     def _hear(self, packet: bytes, descriptor: int | None) -> None:
         # From here on the chunk counts as done, also where reading the answer takes a while.
         number = wire.tag_of(packet)
-        self._heard = True
         self._ledger.answered(number)
         if descriptor is None:
             self._read(number, lambda: wire.decode(packet, None))
@@ -195,11 +196,15 @@ class Supervisor:
 
     def _acknowledge(self, kind: int, *values: Any) -> None:
         if kind == ACK_DONE:
+            self._done = True
             number, seconds, retries, extras = values
             self._ledger.finish(number, Filled(extras, seconds, retries))
         elif kind == ACK_FAILED:
+            self._done = True
             self._ledger.fail(*values)
-        elif kind != ACK_STARTED:
+        elif kind == ACK_STARTED:
+            self._started.add(values[0])
+        else:
             (failure,) = values
             error = failure.to_item_error(0)
             cause = error.__cause__ or error
@@ -222,7 +227,10 @@ class Supervisor:
         while self._receive(crew, _READS_PER_WAKE):
             pass
         crew.close()
-        self._barren = 0 if self._heard else self._barren + 1
+        if self._done:
+            self._barren = 0
+        elif any(not d.ordered and d.index not in self._started for d in ending.result()):
+            self._barren += 1  # one ended before it had started, and none has done anything
         for death in ending.result():
             if not death.ordered or death.index in self._hung:
                 self.deaths.append(death)
