@@ -48,25 +48,43 @@ class ItemError(AioLoaderError):
     """One row could not be filled: what an executor tells the engine.
 
     The engine turns it into a :class:`LoadError` that also names the group, the batch
-    and the item. ``row`` counts from 0 within the batch; ``died`` is true when the
-    item's worker died rather than raised; ``remote_traceback`` is the traceback as
+    and the item. ``row`` counts from 0 within the batch, and is -1 where no row in
+    particular failed; ``pid`` and ``exitcode`` (negative: a signal) are those of the last
+    worker that died of it, None where it raised; ``remote_traceback`` is the traceback as
     text, from where the item was loaded.
     """
 
     def __init__(
-        self, message: str, *, row: int, remote_traceback: str = "", died: bool = False
+        self,
+        message: str,
+        *,
+        row: int,
+        remote_traceback: str = "",
+        pid: int | None = None,
+        exitcode: int | None = None,
     ) -> None:
         super().__init__(message)
         self.row = row
         self.remote_traceback = remote_traceback
-        self.died = died
+        self.pid = pid
+        self.exitcode = exitcode
+
+    @property
+    def died(self) -> bool:
+        """Whether workers died of it."""
+        return self.pid is not None
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild_item_error, (str(self), self.row, self.remote_traceback, self.died))
+        state = (str(self), self.row, self.remote_traceback, self.pid, self.exitcode)
+        return (_rebuild_item_error, state)
 
 
-def _rebuild_item_error(message: str, row: int, remote_traceback: str, died: bool) -> ItemError:
-    return ItemError(message, row=row, remote_traceback=remote_traceback, died=died)
+def _rebuild_item_error(
+    message: str, row: int, remote_traceback: str, pid: int | None, exitcode: int | None
+) -> ItemError:
+    return ItemError(
+        message, row=row, remote_traceback=remote_traceback, pid=pid, exitcode=exitcode
+    )
 
 
 class LoadError(AioLoaderError):
@@ -96,4 +114,10 @@ class LoadError(AioLoaderError):
 
 
 class WorkerDied(LoadError):
-    """A worker process died, and went on dying, on the same item."""
+    """A worker process died, and went on dying, on the same item, or before any.
+
+    ``pid`` and ``exitcode`` are those of the last one; a negative exit code is a signal.
+    """
+
+    pid: int | None = None
+    exitcode: int | None = None

@@ -12,6 +12,9 @@ import aioloader
 ROOT = Path(aioloader.__file__).parent
 FLOORS = {
     "errors": 1,
+    "_census": 1,
+    "_audit": 2,
+    "_faults": 2,
     "protocols": 2,
     "_order": 3,
     "_memory": 3,

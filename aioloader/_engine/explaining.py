@@ -63,16 +63,15 @@ def _explained(
     if not isinstance(error, ItemError):
         message = f"{where}: {stage} failed: {type(error).__name__}: {error}"
         return LoadError(message, group=group, batch=ticket.group_index)
-    row = error.row
-    item = items[row] if row < len(items) else None
-    kind = WorkerDied if error.died else LoadError
+    row = None if error.row < 0 else error.row
+    item = None if row is None or row >= len(items) else items[row]
+    which = "" if row is None else f"row {row} (item {short(item)}): "
+    kind = LoadError if error.pid is None else WorkerDied
     explained = kind(
-        f"{where}: row {row} (item {short(item)}): {error}",
-        group=group,
-        batch=ticket.group_index,
-        row=row,
-        item=item,
+        f"{where}: {which}{error}", group=group, batch=ticket.group_index, row=row, item=item
     )
+    if isinstance(explained, WorkerDied):
+        explained.pid, explained.exitcode = error.pid, error.exitcode
     if error.remote_traceback:
         explained.add_note(f"Where it happened:\n{error.remote_traceback}")
     return explained

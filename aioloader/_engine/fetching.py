@@ -10,6 +10,7 @@ import anyio
 
 from aioloader._executors.coroutines import Calls, Swarm
 from aioloader._executors.recipes import Columns
+from aioloader._faults import arm
 from aioloader.errors import ItemError
 from aioloader.protocols import Executor, Filled, Slot
 
@@ -52,7 +53,7 @@ class Fetcher:
         retries: int,
         timeout: float | None,
     ) -> None:
-        self._fetch = fetch
+        self._fetch = arm(fetch, "fetch")
         self._executor = executor
         self._swarm = Swarm(max_concurrency)
         self._retries = retries

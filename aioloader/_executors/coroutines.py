@@ -13,6 +13,7 @@ import anyio.lowlevel
 
 from aioloader._executors.failures import Failure
 from aioloader._executors.recipes import Columns, backoff_seconds, spans
+from aioloader._faults import arm
 from aioloader._memory.layout import RowViews
 from aioloader._memory.segment import PrivateSegment
 from aioloader.protocols import Arrays, Filled, Segment, Slot, Work
@@ -202,6 +203,7 @@ class CoroutineExecutor:
 
     def __init__(self, work: Work) -> None:
         self._work = work
+        self._load = arm(work.load, "coroutine")
         self._swarm = Swarm(work.max_concurrency)
 
     def __repr__(self) -> str:
@@ -247,7 +249,7 @@ class CoroutineExecutor:
                 if returned is not None:
                     columns.put(positions(row), returned)
 
-        calls = Calls(work.load, arguments, take, retries=work.retries, timeout=work.item_timeout)
+        calls = Calls(self._load, arguments, take, retries=work.retries, timeout=work.item_timeout)
         await self._swarm.run(calls)
         return Filled(columns.result(), calls.seconds, calls.retried)
 

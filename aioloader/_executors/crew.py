@@ -9,15 +9,19 @@ import socket
 import threading
 import weakref
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from aioloader._executors import wire, worker
 from aioloader._executors.forkserver import ForkContext, server
+from aioloader._executors.memory_kills import MemoryKills
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from aioloader._faults import Fault
     from aioloader._memory.segment import SharedSegment
 
 __all__ = ["Crew", "CrewSpec", "Death"]
@@ -33,6 +37,7 @@ class CrewSpec:
     board_offset: int
     nice: int
     pickled_work: bytes
+    faults: tuple[Fault, ...] = ()
 
 
 @final
@@ -40,13 +45,17 @@ class CrewSpec:
 class Death:
     """How a worker ended: its place, its pid, and a negative signal or an exit code.
 
-    ``ordered`` tells that it was the crew's own doing.
+    ``ordered`` tells that it was the crew's own doing, ``starved`` that the system has killed
+    processes for want of memory meanwhile, and ``raised`` is what its serving raised, if it
+    was that which ended.
     """
 
     index: int
     pid: int
     exitcode: int
     ordered: bool = False
+    starved: bool | None = None
+    raised: str = ""
 
     def describe(self) -> str:
         """Say how, in words.
@@ -54,11 +63,21 @@ class Death:
         >>> Death(0, 4711, -9).describe()
         'worker 0 (pid 4711) was killed by SIGKILL (by hand, or by the system for want of memory)'
         """
+        who = f"worker {self.index} (pid {self.pid})"
+        if self.raised:
+            return f"{who} failed: {self.raised}"
         if self.exitcode >= 0:
-            return f"worker {self.index} (pid {self.pid}) exited with code {self.exitcode}"
-        why = " (by hand, or by the system for want of memory)" if self.exitcode == -9 else ""
+            return f"{who} exited with code {self.exitcode}"
         name = _signal_name(-self.exitcode)
-        return f"worker {self.index} (pid {self.pid}) was killed by {name}{why}"
+        why = f" ({_KILLERS[self.starved]})" if self.exitcode == -signal.SIGKILL else ""
+        return f"{who} was killed by {name}{why}"
+
+
+_KILLERS = {
+    None: "by hand, or by the system for want of memory",
+    True: "by the system, it seems: it has killed for want of memory meanwhile",
+    False: "by hand; the system has not killed for want of memory",
+}
 
 
 @final
@@ -71,7 +90,9 @@ class _Lane:
         self.pool = ProcessPoolExecutor(
             1, mp_context=self.context, initializer=worker.take_seat, initargs=(seat,)
         )
+        self.raised = ""
         self.served: Future[int] = self.pool.submit(worker.serve, pickled_work)
+        self.served.add_done_callback(self._note)
 
     def is_dead(self) -> bool:
         process = self.context.process
@@ -83,17 +104,22 @@ class _Lane:
             self.context.process.kill()
             self._killed = True
 
-    def bury(self, index: int) -> Death:
+    def bury(self, index: int, starved: bool | None) -> Death:
         """Close what is left of a process that has ended."""
         process = self.context.process
         if process is None:
             return Death(index, 0, 0, ordered=True)
         code = process.exitcode or 0
         # One that was killed may have died of something else a moment before.
-        ordered = self._killed and code == -signal.SIGKILL
-        death = Death(index, process.pid or 0, code, ordered)
+        ordered = self._killed and code == -signal.SIGKILL and not self.raised
+        death = Death(index, process.pid or 0, code, ordered, starved, self.raised)
         process.close()
         return death
+
+    def _note(self, served: Future[int]) -> None:
+        error = None if served.cancelled() else served.exception()
+        if error is not None and not isinstance(error, BrokenProcessPool):
+            self.raised = f"{type(error).__name__}: {error}"
 
 
 @final
@@ -108,10 +134,12 @@ class Crew:
     The methods block, for milliseconds; only ``socket`` belongs on an event loop.
     """
 
-    def __init__(self, spec: CrewSpec, on_end: Callable[[], None]) -> None:
+    def __init__(self, spec: CrewSpec, on_end: Callable[[], None], *, generation: int = 0) -> None:
         self._spec = spec
+        self._generation = generation
         self._on_end = on_end
         self._lanes: list[_Lane] = []
+        self._kills = MemoryKills()
         self.socket, self._theirs = socket.socketpair(socket.AF_UNIX, wire.SOCKET_KIND)
         self.socket.setblocking(False)
 
@@ -128,6 +156,8 @@ class Crew:
                 spec.board_offset,
                 index,
                 spec.nice,
+                self._generation,
+                spec.faults,
             )
             lane = _Lane(seat, spec.pickled_work)
             self._lanes.append(lane)
@@ -140,6 +170,15 @@ class Crew:
     def pids(self) -> list[int]:
         """Return the workers' process ids."""
         return [lane.context.process.pid or 0 for lane in self._lanes if lane.context.process]
+
+    def is_stopped(self, index: int) -> bool:
+        """Tell whether a worker has been stopped, as by SIGSTOP; only Linux tells."""
+        process = self._lanes[index].context.process
+        try:
+            status = Path(f"/proc/{process.pid if process else 0}/stat").read_text()
+        except OSError:
+            return False
+        return status.rpartition(")")[2].split()[0] == "T"
 
     def kill(self, index: int) -> None:
         """Kill one worker, whatever it is doing."""
@@ -171,7 +210,8 @@ class Crew:
         if self in _running:
             _running.discard(self)
             server.release()
-        return [lane.bury(index) for index, lane in enumerate(lanes)]
+        starved = self._kills.rose()
+        return [lane.bury(index, starved) for index, lane in enumerate(lanes)]
 
     def close(self) -> None:
         """Close the loader's end of the queue."""

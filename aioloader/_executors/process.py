@@ -13,6 +13,7 @@ from aioloader._executors.jobs import Job, Ledger, Part, Pending
 from aioloader._executors.packing import Packer
 from aioloader._executors.supervisor import Supervisor
 from aioloader._executors.worker import Board
+from aioloader._faults import armed
 from aioloader._memory.segment import SharedSegment
 from aioloader.protocols import Filled
 
@@ -68,7 +69,12 @@ class ProcessExecutor:
             raise RuntimeError("allocate() comes before entering a ProcessExecutor")
         work = self._work
         spec = CrewSpec(
-            work.num_workers, self._segment, self._board_offset, work.worker_nice, self._pickled
+            work.num_workers,
+            self._segment,
+            self._board_offset,
+            work.worker_nice,
+            self._pickled,
+            armed(),
         )
         self._supervisor = Supervisor(
             spec, self._ledger, whole=work.vectorized, limit=work.item_timeout

@@ -15,13 +15,13 @@ from aioloader._executors.crew import Crew, CrewSpec, Death
 from aioloader._executors.failures import Failure
 from aioloader._executors.finishing import finish
 from aioloader._executors.forkserver import server
-from aioloader._executors.watch import Reading, Watch
+from aioloader._executors.watch import Watch
 from aioloader._executors.worker import ACK_DONE, ACK_FAILED, ACK_STARTED, Board
 from aioloader.errors import ItemError
 from aioloader.protocols import Filled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from aioloader._executors.jobs import Ledger, Pending
 
@@ -56,16 +56,18 @@ class Supervisor:
         self._spec = spec
         self._ledger = ledger
         self._whole = whole  # a vectorised load says where it is only by its chunk
-        self._watch = None if limit is None else Watch(limit)
+        self._limit = limit
         self._tick_seconds = 0.0 if limit is None else max(limit / 5, 0.01)
+        self._watch = None if limit is None else Watch(limit, self._tick_seconds * 2)
         self._timer: asyncio.TimerHandle | None = None
         self._state = _State.NEW
         self._crew: Crew | None = None
         self._writing = False
+        self._generation = -1
         self._barren = 0
         self._done = False
         self._started: set[int] = set()
-        self._hung: dict[int, int] = {}
+        self._hung: set[int] = set()
         self.deaths: list[Death] = []
 
     def __repr__(self) -> str:
@@ -129,7 +131,8 @@ class Supervisor:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._on_end, crew)
 
-        crew = self._crew = Crew(self._spec, ended)
+        self._generation += 1
+        crew = self._crew = Crew(self._spec, ended, generation=self._generation)
         self._hung.clear()
         for index in range(self._spec.num_workers):
             self._board(index).clear()  # what a worker of the last crew wrote must not count
@@ -227,24 +230,24 @@ class Supervisor:
         while self._receive(crew, _READS_PER_WAKE):
             pass
         crew.close()
+        deaths = [d for d in ending.result() if not d.ordered or d.index in self._hung]
         if self._done:
             self._barren = 0
-        elif any(not d.ordered and d.index not in self._started for d in ending.result()):
+        elif any(d.raised or d.index not in self._started for d in deaths):
             self._barren += 1  # one ended before it had started, and none has done anything
-        for death in ending.result():
-            if not death.ordered or death.index in self._hung:
-                self.deaths.append(death)
-                self._account(death, self._read_board(death.index))
+        for death in deaths:
+            self.deaths.append(death)
+            self._account(death)
         self._ledger.requeue()
         if self._ledger.broken is None:
             self._start_crew()
 
-    def _account(self, death: Death, reading: Reading) -> None:
-        chunk, row, _beat = reading
+    def _account(self, death: Death) -> None:
+        chunk, row, _beat = self._board(death.index).read()
         pending = self._ledger.under_way.get(chunk)
         if pending is None:
             if self._barren >= _STARTS_WITHOUT_PROGRESS:
-                self._give_up(f"workers die before they do anything: {death.describe()}", None)
+                self._give_up(f"workers end before they do anything: {death.describe()}", death)
         elif death.index in self._hung:
             self._drop_hung(pending, row)
         elif len(pending.rows) > 1 and (self._whole or row < 0):
@@ -256,11 +259,13 @@ class Supervisor:
         count = pending.job.blame(row)
         if count >= DEATHS_PER_ROW:
             message = f"{count} workers died at this item; the last: {death.describe()}"
-            self._ledger.drop(pending, ItemError(message, row=row, died=True))
+            error = ItemError(message, row=row, pid=death.pid, exitcode=death.exitcode)
+            self._ledger.drop(pending, error)
 
     def _drop_hung(self, pending: Pending, row: int) -> None:
-        limit = self._tick_seconds * 5
-        message = f"the item was not loaded within item_timeout={limit:g} s; its worker was ended"
+        message = (
+            f"the item was not loaded within item_timeout={self._limit:g} s; its worker was ended"
+        )
         error = ItemError(message, row=pending.rows[0] if row < 0 else row)
         error.__cause__ = TimeoutError(message)
         self._ledger.drop(pending, error)
@@ -269,23 +274,36 @@ class Supervisor:
         self._timer = self._loop.call_later(self._tick_seconds, self._look)
         if self._watch is None or self._crew is None or self._state is not _State.RUNNING:
             return
-        readings = [self._read_board(index) for index in range(len(self._crew.pids()))]
-        for index in self._watch.overdue(time.monotonic(), readings):
+        for index in self._watch.overdue(time.monotonic(), self._signs(self._crew)):
             if index not in self._hung:
-                self._hung[index] = readings[index][0]
+                self._hung.add(index)
                 self._crew.kill(index)
 
-    # ------------------------------------------------------------------------------------------
+    def _signs(self, crew: Crew) -> list[Hashable | None]:
+        readings = [self._board(index).read() for index in range(len(crew.pids()))]
+        begun = {chunk for chunk, _row, _beat in readings}
+        waiting = any(number not in begun for number in self._ledger.under_way)
+        signs: list[Hashable | None] = []
+        for index, (chunk, row, beat) in enumerate(readings):
+            if chunk != Board.IDLE:
+                signs.append((chunk, row, beat))
+            elif index in self._started:  # it should take what waits
+                signs.append(beat if waiting else None)
+            else:  # a `startup` may take its time, but not when it is stopped
+                signs.append("stopped" if crew.is_stopped(index) else None)
+        return signs
 
-    def _read_board(self, index: int) -> Reading:
-        return self._board(index).read()
+    # ------------------------------------------------------------------------------------------
 
     def _board(self, index: int) -> Board:
         return Board(self._spec.segment.buffer, self._spec.board_offset, index)
 
-    def _give_up(self, message: str, cause: BaseException | None, text: str = "") -> None:
-        error = ItemError(message, row=0, remote_traceback=text, died=cause is None)
-        error.__cause__ = cause
+    def _give_up(self, message: str, cause: BaseException | Death | None, text: str = "") -> None:
+        if isinstance(cause, Death):
+            error = ItemError(message, row=-1, pid=cause.pid, exitcode=cause.exitcode)
+        else:
+            error = ItemError(message, row=-1, remote_traceback=text)
+            error.__cause__ = cause
         self._ledger.give_up(error)
 
     def _want_to_write(self, crew: Crew, wanted: bool) -> None:

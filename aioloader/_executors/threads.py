@@ -14,6 +14,7 @@ import anyio
 from aioloader._executors.failures import Failure
 from aioloader._executors.recipes import RowFailed, fill_rows, fill_spans
 from aioloader._executors.watch import Watch
+from aioloader._faults import arm
 from aioloader._memory.layout import RowViews
 from aioloader._memory.segment import PrivateSegment
 from aioloader.errors import ItemError
@@ -126,6 +127,7 @@ class ThreadExecutor:
 
     def __init__(self, work: Work) -> None:
         self._work = work
+        self._load = arm(work.load, "load")
         self._fill = fill_spans if work.vectorized else fill_rows
         self._thread: _Thread | None = None
 
@@ -157,10 +159,10 @@ class ThreadExecutor:
     ) -> Filled:
         """Fill ``rows`` of ``slot``; see the protocol."""
         assert self._thread is not None
-        work, fill, views = self._work, self._fill, RowViews(slot.arrays)
+        fill, views, retries = self._fill, RowViews(slot.arrays), self._work.retries
 
         def run(mark: Callable[[int], None]) -> Filled:
-            return fill(work.load, views, rows, items, seeds, mark, work.retries)
+            return fill(self._load, views, rows, items, seeds, mark, retries)
 
         job = _Job(run)
         self._jobs.put(job)
@@ -179,12 +181,12 @@ class ThreadExecutor:
         if limit is None:
             await job.done.wait()
             return
-        watch = Watch(limit)
+        watch = Watch(limit, limit * 0.4)
         while not job.done.is_set():
             with anyio.move_on_after(limit / 5):
                 await job.done.wait()
-            reading = (0 if job.beat else -1, job.row, job.beat)
-            if not job.done.is_set() and watch.overdue(time.monotonic(), [reading]):
+            sign = (job.row, job.beat) if job.beat else None
+            if not job.done.is_set() and watch.overdue(time.monotonic(), [sign]):
                 self._replace_thread()
                 raise _too_slow(limit, job.row)
 

@@ -1,21 +1,23 @@
-"""The watch: which workers have been at one row for too long."""
+"""The watch: which workers have shown no sign of progress for too long."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
-__all__ = ["Reading", "Watch"]
-
-Reading = tuple[int, int, int]
-"""What a worker's place on the board says: its chunk (-1 when idle), its row, a heartbeat."""
+__all__ = ["Watch"]
 
 
 @final
 class Watch:
-    """Compares readings of the board over time; it knows no clock and no process.
+    """Compares what workers show of themselves over time; it knows no clock and no process.
+
+    A sign is anything that changes with progress, or None for a worker of which none is
+    expected. Of the time between two looks no more than ``longest_step`` counts: one who did
+    not look, because the program was stopped or its loop was busy, has not seen anything.
 
     >>> watch = Watch(limit_seconds=1.0)
     >>> watch.overdue(10.0, [(7, 0, 41)]), watch.overdue(10.9, [(7, 0, 41)])
@@ -24,18 +26,24 @@ class Watch:
     ([0], [])
     """
 
-    def __init__(self, limit_seconds: float) -> None:
+    def __init__(self, limit_seconds: float, longest_step: float = math.inf) -> None:
         self._limit = limit_seconds
-        self._since: dict[int, tuple[Reading, float]] = {}
+        self._longest_step = longest_step
+        self._looked: float | None = None
+        self._watched = 0.0
+        self._since: dict[int, tuple[Hashable, float]] = {}
 
-    def overdue(self, now: float, readings: Sequence[Reading]) -> list[int]:
-        """Return the indices of the workers whose reading has not changed for the limit."""
+    def overdue(self, now: float, signs: Sequence[Hashable | None]) -> list[int]:
+        """Return the indices of the workers whose sign has not changed for the limit."""
+        if self._looked is not None:
+            self._watched += min(now - self._looked, self._longest_step)
+        self._looked = now
         late = []
-        for index, reading in enumerate(readings):
-            last, since = self._since.get(index, (None, now))
-            if reading != last or reading[0] < 0:
-                self._since[index] = (reading, now)
-            elif now - since >= self._limit:
+        for index, sign in enumerate(signs):
+            last, since = self._since.get(index, (None, 0.0))
+            if sign is None or sign != last:
+                self._since[index] = (sign, self._watched)
+            elif self._watched - since >= self._limit:
                 late.append(index)
         return late
 

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import parent_process, reduction
 from typing import TYPE_CHECKING, Any, final
 
@@ -20,6 +20,7 @@ import numpy as np
 from aioloader._executors import wire
 from aioloader._executors.failures import Failure
 from aioloader._executors.recipes import RowFailed, fill_rows, fill_spans
+from aioloader._faults import Fault, Trigger
 from aioloader._memory.layout import RowViews, view
 from aioloader._memory.segment import map_descriptor
 
@@ -99,6 +100,8 @@ class Seat:
     board_offset: int
     index: int
     nice: int
+    generation: int = 0
+    faults: tuple[Fault, ...] = ()
 
 
 _seat: Seat | None = None
@@ -126,24 +129,44 @@ def serve(pickled_work: bytes) -> int:
     assert _seat is not None
     seat = _seat
     queue = socket.socket(fileno=seat.queue)
-    memory = map_descriptor(seat.memory, seat.nbytes)
-    board = Board(memory, seat.board_offset, seat.index)
-    board.clear()
+    trigger = Trigger(seat.faults, seat.index, seat.generation)
+    visit = trigger.visit if seat.faults else _pass
     with queue:
         try:
+            visit("attach")
+            if seat.generation > 0:
+                visit("rebuild")
+            memory = map_descriptor(seat.memory, seat.nbytes)
+            board = Board(memory, seat.board_offset, seat.index)
+            board.clear()
+            visit("start")
             work: Work = cloudpickle.loads(pickled_work)
             if work.startup is not None:
                 work.startup()
         except BaseException as error:
             _answer(queue, (ACK_UNSTARTED, Failure.capture(error)))
             return 0
+        if seat.faults:
+            work = replace(work, load=trigger.wrap(work.load))
         _answer(queue, (ACK_STARTED, seat.index))
-        return _Server(queue, memory, board, work).run()
+        return _Server(queue, memory, board, work, visit).run()
+
+
+def _pass(point: str) -> None:
+    return None
 
 
 @final
 class _Server:
-    def __init__(self, queue: socket.socket, memory: Any, board: Board, work: Work) -> None:
+    def __init__(
+        self,
+        queue: socket.socket,
+        memory: Any,
+        board: Board,
+        work: Work,
+        visit: Callable[[str], None],
+    ) -> None:
+        self._visit = visit
         self._queue = queue
         self._memory = memory
         self._board = board
@@ -154,17 +177,21 @@ class _Server:
     def run(self) -> int:
         count = 0
         while True:
+            self._visit("idle")
             packet, descriptor = wire.receive(self._queue)
             if not packet:
+                self._visit("shutdown")
                 return count
             number, answer = self._process(packet, descriptor)
             try:
+                self._visit("acknowledging")
                 _answer(self._queue, answer, number)
             except BrokenPipeError:  # the loader has gone; nobody waits for this
                 return count
             except Exception as error:
                 failure = Failure.capture(error)
                 _answer(self._queue, (ACK_FAILED, number, None, failure), number)
+            self._visit("acknowledged")
             self._board.clear()
             count += 1
 

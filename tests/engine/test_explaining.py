@@ -41,7 +41,16 @@ def test_validation_is_called_validation() -> None:
 
 
 def test_a_worker_that_died_is_told_apart() -> None:
-    assert type(explain(item_error(died=True), TICKET, "abcd")) is WorkerDied
+    explained = explain(item_error(pid=4711, exitcode=-9), TICKET, "abcd")
+    assert isinstance(explained, WorkerDied)
+    assert (explained.pid, explained.exitcode) == (4711, -9)
+
+
+def test_a_failure_of_no_row_in_particular_names_none() -> None:
+    """Such as workers that cannot start."""
+    explained = explain(item_error(row=-1), TICKET, "abcd")
+    assert (explained.row, explained.item) == (None, None)
+    assert str(explained).endswith("could not be loaded: ValueError: broken")
 
 
 @pytest.mark.parametrize("stage", ["load", "place"])

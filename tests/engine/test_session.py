@@ -327,7 +327,7 @@ async def test_a_worker_that_died_is_told_apart() -> None:
             try:
                 return await super().fill(*args)
             except Exception as error:
-                error.died = True  # type: ignore[attr-defined]
+                error.pid, error.exitcode = 4711, -9  # type: ignore[attr-defined]
                 raise
 
     session = await opened(tickets(1), executor=Deadly())

@@ -277,7 +277,7 @@ async def test_a_startup_that_always_kills_is_given_up() -> None:
     async with bench(plain, startup=startup) as b:
         for _ in range(2):
             with pytest.raises(
-                ItemError, match=r"workers die before.*exited with code 4"
+                ItemError, match=r"workers end before.*exited with code 4"
             ) as caught:
                 await b.fill(range(ROWS))
             assert caught.value.died

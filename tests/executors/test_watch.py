@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from aioloader._executors.watch import Watch
 
-IDLE = (-1, 5, 9)
+IDLE = None
 
 
 def test_a_worker_that_stays_at_one_row_is_late_after_the_limit() -> None:
@@ -23,6 +23,15 @@ def test_anything_that_moves_is_progress() -> None:
     watch = Watch(1.0)
     for step, reading in enumerate([(7, 3, 1), (7, 4, 1), (7, 4, 2), (8, 4, 2), (8, -1, 2)]):
         assert watch.overdue(10.0 + 0.9 * step, [reading]) == []
+
+
+def test_time_in_which_nobody_looked_does_not_count() -> None:
+    """As when the whole program is stopped, with its workers, and goes on much later."""
+    watch = Watch(1.0, longest_step=0.4)
+    assert watch.overdue(0.0, [(7, 3, 1)]) == []
+    assert watch.overdue(3600.0, [(7, 3, 1)]) == []
+    assert watch.overdue(3600.4, [(7, 3, 1)]) == []
+    assert watch.overdue(3600.8, [(7, 3, 1)]) == [0]
 
 
 def test_an_idle_worker_is_never_late() -> None:
@@ -67,7 +76,7 @@ def test_late_means_unchanged_and_busy_since_the_limit(
     for seconds, moves, idle in steps:
         now += seconds
         beat += moves
-        reading = (-1 if idle else 4, 0, beat)
+        reading = None if idle else (4, 0, beat)
         if reading != last or idle:
             since = now
         last = reading

@@ -1,0 +1,212 @@
+"""Faults: named points of the protocol at which tests make things go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, final, get_args
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+__all__ = ["ENVIRONMENT", "POINTS", "Fault", "InjectedFault", "Trigger", "arm", "armed", "faults"]
+
+ENVIRONMENT = "AIOLOADER_FAULTS"
+
+Action = Literal["kill", "stop", "exit", "raise", "hang", "slow"]
+
+POINTS: Mapping[str, str] = {
+    "attach": "a worker is about to map the slots' memory",
+    "rebuild": "the same, in a worker that replaces one that died",
+    "start": "a worker is about to run `startup`",
+    "before_write": "a row is about to be loaded",
+    "mid_row": "a row is half written",
+    "written": "a row is written, and not acknowledged",
+    "acknowledging": "a chunk's answer is about to be sent",
+    "acknowledged": "a chunk's answer has just been sent",
+    "idle": "a worker is about to wait for work",
+    "shutdown": "a worker has been told to end",
+    "fetch": "an item is about to be fetched, on the event loop",
+    "cache_write": "a cache entry is half written",
+}
+"""Where a fault may strike. Row points exist in every kind of executor, the others in workers."""
+
+_SCRIBBLE = 0xA5
+_EXIT_CODE = 3
+
+
+class InjectedFault(RuntimeError):
+    """What a fault with the action ``raise`` raises."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that goes wrong at one of the `POINTS`.
+
+    ``kill`` and ``stop`` send the process SIGKILL or SIGSTOP, ``exit`` is ``os._exit(3)``,
+    ``hang`` waits for ever and ``slow`` for ``seconds``. It strikes at visit number ``visit``
+    of the point in a process, counted from 0, and in workers only in the place ``worker``
+    (None: in each), and only in ``lives`` generations of workers from ``generation`` on: every
+    replacement after a death is a new generation.
+
+    >>> Fault.parse("mid_row=kill:visit=3:worker=1")
+    Fault(point='mid_row', action='kill', visit=3, worker=1, generation=0, lives=1, seconds=0.2)
+    """
+
+    point: str
+    action: Action
+    visit: int = 0
+    worker: int | None = None
+    generation: int = 0
+    lives: int = 1
+    seconds: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.point not in POINTS:
+            raise ValueError(f"point={self.point!r}: the points are {', '.join(POINTS)}")
+        if self.action not in get_args(Action):
+            raise ValueError(f"action={self.action!r}: one of {', '.join(get_args(Action))}")
+
+    def strikes_in(self, worker: int | None, generation: int) -> bool:
+        """Tell whether it is armed in that worker of that generation."""
+        first = max(self.generation, self.point == "rebuild")
+        here = self.worker is None or worker is None or worker == self.worker
+        return here and first <= generation < first + self.lives
+
+    @classmethod
+    def parse(cls, text: str) -> Fault:
+        """Read one as the environment variable gives it: ``point=action[:field=number]...``."""
+        head, *options = text.strip().split(":")
+        point, _, action = head.partition("=")
+        numbers: dict[str, Any] = {}
+        for option in options:
+            name, _, value = option.partition("=")
+            if name not in {f.name for f in fields(cls)} - {"point", "action"}:
+                raise ValueError(f"{ENVIRONMENT}: {option!r} in {text!r} is not a fault's option")
+            numbers[name] = float(value) if name == "seconds" else int(value)
+        return cls(point, action, **numbers)  # type: ignore[arg-type]
+
+
+_armed: tuple[Fault, ...] = ()
+
+
+@contextlib.contextmanager
+def faults(*armed_faults: Fault) -> Iterator[None]:
+    """Arm faults for the loaders that are entered inside the block, and for their workers."""
+    global _armed
+    before, _armed = _armed, (*_armed, *armed_faults)
+    try:
+        yield
+    finally:
+        _armed = before
+
+
+def armed() -> tuple[Fault, ...]:
+    """Return the faults that are armed, here or by the environment variable."""
+    text = os.environ.get(ENVIRONMENT, "")
+    return (*_armed, *(Fault.parse(part) for part in text.split(",") if part.strip()))
+
+
+def arm(
+    function: Callable[..., Any], kind: Literal["load", "coroutine", "fetch"]
+) -> Callable[..., Any]:
+    """Return a ``load`` or ``fetch`` of this process with its points around it, if need be."""
+    plan = armed()
+    if not plan:
+        return function
+    trigger = Trigger(plan)
+    wraps = {
+        "load": trigger.wrap,
+        "coroutine": trigger.wrap_coroutine,
+        "fetch": trigger.wrap_fetch,
+    }
+    return wraps[kind](function)
+
+
+@final
+class Trigger:
+    """The faults of one process: counts visits to the points, and strikes."""
+
+    def __init__(
+        self, faults: tuple[Fault, ...], worker: int | None = None, generation: int = 0
+    ) -> None:
+        self._faults = [f for f in faults if f.strikes_in(worker, generation)]
+        self._visits = dict.fromkeys(POINTS, 0)
+
+    def visit(self, point: str) -> None:
+        """Pass a point, if nothing strikes there."""
+        for fault in self._due(point):
+            seconds = _strike(fault)
+            if seconds:
+                time.sleep(seconds)
+
+    async def visit_async(self, point: str) -> None:
+        """Pass a point on the event loop."""
+        for fault in self._due(point):
+            await asyncio.sleep(_strike(fault))
+
+    def wrap(self, load: Callable[..., Any]) -> Callable[..., Any]:
+        """Return ``load`` with the points of a row around it."""
+
+        def faulty(item: Any, arrays: Mapping[str, np.ndarray], seed: Any) -> Any:
+            self.visit("before_write")
+            _scribble(arrays)
+            self.visit("mid_row")
+            returned = load(item, arrays, seed)
+            self.visit("written")
+            return returned
+
+        return faulty
+
+    def wrap_coroutine(self, load: Callable[..., Any]) -> Callable[..., Any]:
+        """Do the same for a coroutine function."""
+
+        async def faulty(item: Any, arrays: Mapping[str, np.ndarray], seed: Any) -> Any:
+            await self.visit_async("before_write")
+            _scribble(arrays)
+            await self.visit_async("mid_row")
+            returned = await load(item, arrays, seed)
+            await self.visit_async("written")
+            return returned
+
+        return faulty
+
+    def wrap_fetch(self, fetch: Callable[..., Any]) -> Callable[..., Any]:
+        """Return ``fetch`` with its point before it."""
+
+        async def faulty(item: Any) -> Any:
+            await self.visit_async("fetch")
+            return await fetch(item)
+
+        return faulty
+
+    def _due(self, point: str) -> list[Fault]:
+        visit = self._visits[point]
+        self._visits[point] += 1
+        return [f for f in self._faults if f.point == point and f.visit == visit]
+
+
+def _strike(fault: Fault) -> float:
+    """Do what can be done at once; returns the seconds to wait for the rest."""
+    if fault.action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif fault.action == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif fault.action == "exit":
+        os._exit(_EXIT_CODE)
+    elif fault.action == "raise":
+        raise InjectedFault(f"injected at {fault.point!r}")
+    return {"hang": 1e9, "slow": fault.seconds}.get(fault.action, 0.0)
+
+
+def _scribble(arrays: Mapping[str, np.ndarray]) -> None:
+    for array in arrays.values():
+        raw = array.reshape(-1).view(np.uint8)
+        raw[: raw.size // 2] = _SCRIBBLE
