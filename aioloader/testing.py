@@ -1,4 +1,4 @@
-"""For tests: contracts that every executor keeps, and a census of what may be left behind.
+"""For tests: contracts of executors, strict mode, a census of what is left behind, faults.
 
 ::
 
@@ -10,6 +10,12 @@
         with no_leaks():
             async with Loader(...) as loader:
                 ...
+
+    with strict():
+        run(main())
+
+`strict` audits the loaders of a block, and a `Fault` makes something go wrong at a named point
+of the protocol, for loaders that are entered inside ``with faults(...)``.
 """
 
 from __future__ import annotations
@@ -17,15 +23,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import os
-import threading
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
+from aioloader._audit import Audit, auditing
+from aioloader._census import Census
+from aioloader._faults import Fault, faults
 from aioloader._memory.arena import Arena, slot_bytes
 from aioloader._memory.layout import make_layouts
 from aioloader.errors import ItemError
@@ -34,40 +39,15 @@ from aioloader.protocols import Arrays, Executor, Layouts, Work
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
-__all__ = ["Census", "ExecutorContract", "no_leaks"]
+_new_event_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
+with contextlib.suppress(ImportError):  # Windows has none
+    from uvloop import new_event_loop as _new_event_loop
+
+__all__ = ["Audit", "Census", "ExecutorContract", "Fault", "faults", "no_leaks", "strict"]
 
 T = TypeVar("T")
 
 _SETTLE_SECONDS = 2.0
-
-
-@final
-@dataclass(frozen=True)
-class Census:
-    """What a program holds at one moment, on Linux: each a set of readable names."""
-
-    processes: frozenset[str] = field(default_factory=frozenset)
-    threads: frozenset[str] = field(default_factory=frozenset)
-    descriptors: frozenset[str] = field(default_factory=frozenset)
-    shared_memory: frozenset[str] = field(default_factory=frozenset)
-    tasks: frozenset[str] = field(default_factory=frozenset)
-
-    @classmethod
-    def take(cls) -> Census:
-        """Count what there is now."""
-        return cls(
-            frozenset(_processes()),
-            frozenset(_threads()),
-            frozenset(_descriptors()),
-            frozenset(_shared_memory()),
-            frozenset(_tasks()),
-        )
-
-    def beyond(self, before: Census) -> dict[str, list[str]]:
-        """Return what there is now and was not ``before``, by kind."""
-        kinds = self.__dataclass_fields__
-        new = {kind: sorted(getattr(self, kind) - getattr(before, kind)) for kind in kinds}
-        return {kind: names for kind, names in new.items() if names}
 
 
 @contextlib.contextmanager
@@ -78,48 +58,58 @@ def no_leaks(*, settle_seconds: float = _SETTLE_SECONDS) -> Iterator[None]:
     what is new has ``settle_seconds`` to go away. Threads that anyio keeps for a loop, and
     the standard library's resource tracker, are not counted.
     """
-    before = Census.take()
+    before = _before()
     yield
+    left = _left_behind(before, settle_seconds)
+    if left:
+        raise AssertionError(f"left behind: {left}")
+
+
+def _before() -> Census:
+    if _new_event_loop is not None:
+        _new_event_loop().close()  # with its first loop uvloop opens a pipe, which stays
+    return Census.take()
+
+
+def _left_behind(before: Census, settle_seconds: float) -> dict[str, list[str]]:
     deadline = time.monotonic() + settle_seconds
     while left := Census.take().beyond(before):
         if time.monotonic() > deadline:
-            raise AssertionError(f"left behind: {left}")
+            return left
         gc.collect()  # which also has JAX let go of host memory
         time.sleep(0.01)
+    return {}
 
 
-def _processes() -> Iterator[str]:
-    for path in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for pid in path.read_text().split():
-                command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-                if "resource_tracker" not in command:
-                    yield f"{pid}: {command.strip()}"
+@contextlib.contextmanager
+def strict(
+    *, max_block_seconds: float = 0.1, settle_seconds: float = _SETTLE_SECONDS
+) -> Iterator[Audit]:
+    """Find mistakes in the block: raise AssertionError with all of them at its end.
 
+    Loaders that are entered in the block, by any thread, are audited: whether anybody writes
+    to a slot after its batch has ended, whether each slot comes back once for each loan,
+    where the event loop is blocked for more than ``max_block_seconds`` while a loader runs,
+    and, as in `no_leaks`, what the block leaves behind. Slots that are free are filled with
+    bytes of 0xDB, and so is what `load` finds in its arrays.
 
-def _threads() -> Iterator[str]:
-    for thread in threading.enumerate():
-        if not thread.name.startswith("AnyIO worker thread"):
-            yield f"{thread.name} ({thread.ident})"
-
-
-def _descriptors() -> Iterator[str]:
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            yield f"{name}: {os.readlink(f'/proc/self/fd/{name}')}"
-
-
-def _shared_memory() -> Iterator[str]:
-    yield from (f"/dev/shm/{name}" for name in os.listdir("/dev/shm"))
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        if "aioloader-" in line:
-            yield line
-
-
-def _tasks() -> Iterator[str]:
-    with contextlib.suppress(RuntimeError):
-        for task in asyncio.all_tasks():
-            yield task.get_name()
+    If the block itself raises, what has been found is added to its error as notes, and
+    nothing is counted as left behind. Neither is it while such blocks of other threads run.
+    """
+    before = _before()
+    audit = Audit(max_block_seconds)
+    try:
+        with auditing(audit):
+            yield audit
+            alone = audit.is_alone()
+    except BaseException as error:
+        for line in (*audit.problems, *audit.notes):
+            error.add_note(f"strict mode: {line}")
+        raise
+    if alone and (left := _left_behind(before, settle_seconds)):
+        audit.report(f"left behind: {left}")
+    if audit.problems:
+        raise audit.error()
 
 
 class ExecutorContract:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final
 
 import anyio
 
+from aioloader._audit import SessionAudit
 from aioloader._engine.conveyor import Conveyor, Outcome
 from aioloader._engine.explaining import Foreign, explain
 from aioloader._engine.fetching import Fetcher
@@ -133,6 +134,7 @@ class Session:
     async def open(self) -> None:
         """Reserve the memory, start the executor, and begin with the first tickets."""
         self._loop = asyncio.get_running_loop()
+        self._audit = SessionAudit.begin()
         self._helper = ThreadPoolExecutor(1, "aioloader-helper")
         # Looking items up must not wait for a batch that is being placed.
         self._lookup = ThreadPoolExecutor(1, "aioloader-lookup")
@@ -173,8 +175,13 @@ class Session:
                 self._arena.close()
             for threads in (self._helper, self._lookup):
                 threads.shutdown(wait=False, cancel_futures=True)
+            if self._audit is not None:
+                await self._audit.end(self._spec.reclaim, self._kept)
         if self._driver is not None and not self._driver.cancelled():
             self._driver.result()
+
+    def _kept(self) -> list[str]:
+        return [loan.ticket.describe() for loan in self.loans()]
 
     def restart(self, tickets: Iterator[Ticket]) -> None:
         """Drop what is under way and go on with other tickets; workers and memory stay."""

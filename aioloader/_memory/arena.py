@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, final
 
 import anyio
 
+from aioloader._audit import FreeSlots, current
 from aioloader._memory.layout import layout_bytes, take_rows, view
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from aioloader._audit import Audit
     from aioloader.protocols import Arrays, Layouts, Segment
 
 __all__ = ["Arena", "ArenaSlot", "slot_bytes"]
@@ -98,7 +100,7 @@ class Arena:
         self._slot_bytes = slot_bytes(layouts)
         self._reclaim = reclaim
         self._lease_type: Any = type("Lease", (ctypes.c_char * self._slot_bytes,), {})
-        self._free = deque(range(depth))
+        self._free = deque(range(depth)) if (audit := current()) is None else self._audited(audit)
         self._loop = asyncio.get_running_loop()
         self._waiter: anyio.Event | None = None
         self._wait_seconds = _FIRST_WAIT_SECONDS
@@ -143,6 +145,8 @@ class Arena:
 
     def close(self) -> None:
         """Give the segment back; slots still on loan keep their memory until they end."""
+        if isinstance(self._free, FreeSlots):
+            self._free.close()
         self._segment.close()
 
     def _lend(self, index: int, layout_key: int, rows: int) -> ArenaSlot:
@@ -150,6 +154,16 @@ class Arena:
         lease = self._lease_type.from_buffer(self._segment.buffer, offset)
         weakref.finalize(lease, self._ended, index).atexit = False
         return ArenaSlot(lease, index, offset, layout_key, self._laid_out(layout_key, rows), rows)
+
+    def _audited(self, audit: Audit) -> FreeSlots:
+        segment, layouts = self._segment, self._layouts
+        return FreeSlots(
+            audit,
+            self.depth,
+            self._slot_bytes,
+            lambda: segment.buffer,
+            lambda byte: _whereabouts(layouts, byte),
+        )
 
     def _laid_out(self, layout_key: int, rows: int) -> Layouts:
         layouts = self._layouts[layout_key]
@@ -171,3 +185,14 @@ class Arena:
         self._free.append(index)
         if self._waiter is not None:
             self._waiter.set()
+
+
+def _whereabouts(layouts: tuple[Layouts, ...], byte: int) -> str:
+    places = set()
+    for layout in layouts:
+        for name, array in layout.items():
+            nbytes = array.count * array.numpy_dtype.itemsize
+            if 0 <= byte - array.offset < nbytes:
+                row = (byte - array.offset) * array.shape[0] // nbytes
+                places.add(f"row {row} of {name!r}")
+    return f" ({' or '.join(sorted(places))})" if places else ""
