@@ -15,9 +15,22 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["ENVIRONMENT", "POINTS", "Fault", "InjectedFault", "Trigger", "arm", "armed", "faults"]
+__all__ = [
+    "ENVIRONMENT",
+    "LOG_ENVIRONMENT",
+    "POINTS",
+    "Fault",
+    "InjectedFault",
+    "Trigger",
+    "arm",
+    "armed",
+    "faults",
+]
 
 ENVIRONMENT = "AIOLOADER_FAULTS"
+
+LOG_ENVIRONMENT = "AIOLOADER_FAULTS_LOG"
+"""Names a file to which every fault that strikes adds a line, in whichever process."""
 
 Action = Literal["kill", "stop", "exit", "raise", "hang", "slow"]
 
@@ -195,6 +208,9 @@ class Trigger:
 
 def _strike(fault: Fault) -> float:
     """Do what can be done at once; returns the seconds to wait for the rest."""
+    if log := os.environ.get(LOG_ENVIRONMENT):
+        with open(log, "a") as file:
+            file.write(f"{fault.point}={fault.action}\n")
     if fault.action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif fault.action == "stop":

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, final
 
 import anyio
 
+from aioloader._executors.later import later
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
@@ -86,7 +88,7 @@ class Conveyor(Generic[K, V]):
     async def __aenter__(self) -> Self:
         self._group = await anyio.create_task_group().__aenter__()
         self._feeding = anyio.CancelScope()
-        self._group.start_soon(self._feed, self._group, self._feeding)
+        self._group.start_soon(later(self._feed), self._group, self._feeding)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -144,7 +146,7 @@ class Conveyor(Generic[K, V]):
                     if self._ordered:
                         self._belt.append(outcome)
                     self.loading += 1
-                    group.start_soon(self._run, outcome)
+                    group.start_soon(later(self._run), outcome)
                     # While this waits for the next permit it must not hold the last batch.
                     del outcome, permit
         except Exception as error:  # in the tickets or the gate: no more will come

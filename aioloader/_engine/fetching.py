@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, final
 import anyio
 
 from aioloader._executors.coroutines import Calls, Swarm
+from aioloader._executors.later import later
 from aioloader._executors.recipes import Columns
 from aioloader._faults import arm
 from aioloader.errors import ItemError
@@ -120,7 +121,7 @@ class _Batch:
         arrived, self._arrived = self._arrived, []
         if arrived and self.group is not None and not self.group.cancel_scope.cancel_called:
             arrived.sort(key=lambda pair: pair[0])
-            self.group.start_soon(self._fill, arrived)
+            self.group.start_soon(later(self._fill), arrived)
 
     def result(self) -> Filled:
         if self._failure is not None:

@@ -12,6 +12,7 @@ import anyio
 import anyio.lowlevel
 
 from aioloader._executors.failures import Failure
+from aioloader._executors.later import later
 from aioloader._executors.recipes import Columns, backoff_seconds, spans
 from aioloader._faults import arm
 from aioloader._memory.layout import RowViews
@@ -170,7 +171,7 @@ class Swarm:
     def _wake(self) -> None:
         if self._group is not None and self._running < self._limit and self._queue:
             self._running += 1
-            self._group.start_soon(self._work)
+            self._group.start_soon(later(self._work))
 
     async def _work(self) -> None:
         assert self._group is not None

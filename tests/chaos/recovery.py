@@ -1,0 +1,55 @@
+"""Recovery: a worker killed again and again, what is delivered, and how long that takes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import signal
+import time
+
+import numpy as np
+
+from aioloader import DataGroup, Loader
+from chaos.consuming import ARRAYS, load
+
+SIZE = 10
+EVERY = 50
+
+
+async def run(items: int, *, kill: bool) -> tuple[str, list[float], int]:
+    """Return the digest of an epoch, the longest gap after each kill, and the deaths.
+
+    A gap is the time between two batches; the batches that were ready when the worker was
+    killed come at once, so that the longest of those up to the next kill is what counts.
+    """
+    group = DataGroup(SIZE, range(items), loader_arrays=ARRAYS, shuffle_later="itemwise")
+    loader = Loader(load, group, num_workers=2, end_at=("epoch", 1))
+    digest, gaps, count = hashlib.blake2b(digest_size=16), [0.0], 0
+    async with loader:
+        last = time.perf_counter()
+        async for batch in loader:
+            gaps[-1] = max(gaps[-1], time.perf_counter() - last)
+            digest.update(np.asarray(batch.arrays["x"]).tobytes())
+            digest.update(repr(dict(batch.additional)).encode())
+            count += SIZE
+            del batch
+            pids = loader._executor.worker_pids
+            if kill and count % EVERY == 0 and pids:
+                os.kill(pids[count // EVERY % len(pids)], signal.SIGKILL)
+                gaps.append(0.0)
+            last = time.perf_counter()
+        return digest.hexdigest(), gaps[1:], loader.statistics().worker_deaths
+
+
+def main(items: int = 10_000) -> int:
+    """Kill a worker every `EVERY` items; returns 1 if anything is other than in a clean run."""
+    clean, _, _ = asyncio.run(run(items, kill=False))
+    killed, gaps, deaths = asyncio.run(run(items, kill=True))
+    p50, p99 = np.percentile(gaps, [50, 99])
+    print(
+        f"{items} items, a worker killed every {EVERY}: {deaths} died, digest "
+        f"{'right' if killed == clean else 'WRONG'}; gap to the next batch p50 {p50 * 1e3:.0f} ms, "
+        f"p99 {p99 * 1e3:.0f} ms, longest {max(gaps) * 1e3:.0f} ms"
+    )
+    return int(killed != clean or p99 > 0.5)
