@@ -35,11 +35,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 from aioloader._executors.forkserver_main import REQUEST
+from aioloader._executors.limits import (
+    REFUSALS,
+    explained,
+    refusal,
+    require_descriptors,
+    spare_threads,
+)
 
 __all__ = ["ForkContext", "ForkServer", "server"]
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _UNKNOWN_EXIT_CODE = 255
+_WORKER = "a worker process"
+_SERVER_FAILS = (
+    "the process that workers are forked from ends as soon as it is started: it may have "
+    "printed why, or been killed for want of memory"
+)
 
 
 @final
@@ -70,7 +82,8 @@ class ForkServer:
     def release(self) -> None:
         """Drop a user; blocks for the few milliseconds that the server needs to end."""
         with self._lock:
-            self._users -= 1
+            # Also somebody comes here for whom the server could not be started.
+            self._users = max(self._users - 1, 0)
             if self._users == 0:
                 self._stop()
 
@@ -83,47 +96,46 @@ class ForkServer:
         with self._lock:
             try:
                 return self._request(descriptors)
-            except OSError:  # the server was killed; the next one takes over
+            except ConnectionError:  # the server was killed; the next one takes over
                 self._stop()
                 return self._request(descriptors)
 
     def _request(self, descriptors: list[int]) -> tuple[int, int]:
         self._ensure_running()
         assert self._socket is not None
-        status_r, status_w = os.pipe()
-        child_r, child_w = os.pipe()
+        with explained(_WORKER):
+            status_r, status_w, child_r, child_w = _pipes()
         # If the program already runs the standard library's resource tracker, children must
         # share it, or shared memory that they attach to would end with them.
         tracker = resource_tracker._resource_tracker._fd  # type: ignore[attr-defined]
-        shared = [child_r, status_w, *([] if tracker is None else [tracker]), *descriptors]
-        mark = REQUEST + (b"" if tracker is None else b"+")
+        shared = [status_w, child_r, *([] if tracker is None else [tracker]), *descriptors]
+        mark = REQUEST + bytes([len(shared), tracker is not None])
         try:
             socket.send_fds(self._socket, [mark], shared)
         except BaseException:
-            os.close(status_r)
-            os.close(child_w)
+            _close_all(status_r, child_w)
             raise
         finally:
-            os.close(status_w)
-            os.close(child_r)
+            _close_all(status_w, child_r)
         return status_r, child_w
 
     def _ensure_running(self) -> None:
         if self._process is not None and self._process.poll() is None:
             return
         self._stop()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with theirs:
-            try:
-                self._process = subprocess.Popen(
-                    _command(theirs.fileno()),
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
-                    env={**dict.fromkeys(_ONE_THREAD, "1"), **os.environ},
-                )
-            except BaseException:
-                ours.close()
-                raise
+        with explained("the process that workers are forked from"):
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            with theirs:
+                try:
+                    self._process = subprocess.Popen(
+                        _command(theirs.fileno()),
+                        stdin=subprocess.DEVNULL,
+                        pass_fds=(theirs.fileno(),),
+                        env={**dict.fromkeys(_ONE_THREAD, "1"), **os.environ},
+                    )
+                except BaseException:
+                    ours.close()
+                    raise
         self._socket = ours
 
     def _stop(self) -> None:
@@ -220,24 +232,30 @@ class _Popen(popen_forkserver.Popen):
             reduction.dump(process_obj, buffer)
         finally:
             context.set_spawning_popen(None)
-        try:
-            self._start(buffer)
-        except (EOFError, BrokenPipeError):  # the server was killed on the way; once more
-            self._start(buffer)
+        with spare_threads():
+            try:
+                self._start(buffer)
+            except (EOFError, ConnectionError):  # the server was killed on the way; once more
+                try:
+                    self._start(buffer)
+                except (EOFError, ConnectionError):
+                    raise ChildProcessError(_SERVER_FAILS) from None
 
     def _start(self, buffer: io.BytesIO) -> None:
         self.sentinel, child_w = server.fork(self._fds)  # type: ignore[attr-defined]
         # The write end stays open for as long as this process lives: its end of file is
         # how the child learns of this process's death.
-        kept = [self.sentinel, os.dup(child_w)]
+        kept = [self.sentinel, child_w]
         try:
-            with open(child_w, "wb") as pipe:
-                pipe.write(buffer.getbuffer())
+            written = _write(child_w, buffer.getbuffer())
             self.pid = forkserver.read_signed(self.sentinel)
+            if self.pid < 0:  # there is no child, and this is why
+                raise refusal(-self.pid, _WORKER)
+            if not written:
+                raise BrokenPipeError
             if hasattr(os, "pidfd_open"):
-                with contextlib.suppress(OSError):  # it has ended already
-                    self._pidfd = os.pidfd_open(self.pid)
-                    kept.append(self._pidfd)
+                self._pidfd = _pidfd_of(self.pid)
+                kept += [] if self._pidfd is None else [self._pidfd]
         except BaseException:
             _close_all(*kept)
             raise
@@ -262,6 +280,34 @@ class _Popen(popen_forkserver.Popen):
         connection.wait([self._pidfd])
 
 
+def _write(descriptor: int, data: memoryview) -> bool:
+    """Write all of ``data``; returns False if there is nobody to read it."""
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+    except BrokenPipeError:
+        return False
+    return True
+
+
+def _pidfd_of(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno in REFUSALS:
+            raise refusal(error.errno, _WORKER) from error
+        return None  # it has ended already
+
+
+def _pipes() -> tuple[int, int, int, int]:
+    first = os.pipe()
+    try:
+        return (*first, *os.pipe())
+    except BaseException:
+        _close_all(*first)
+        raise
+
+
 def _close_all(*descriptors: int) -> None:
     for descriptor in descriptors:
         os.close(descriptor)
@@ -280,6 +326,7 @@ class ForkContext(context.ForkServerContext):
     """A multiprocessing context for pools of one worker each; remembers the worker."""
 
     def __init__(self) -> None:
+        require_descriptors(beside=6)  # a worker that replaces another may come upon a limit
         super().__init__()
         self.process: process.BaseProcess | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import importlib
 import os
@@ -48,21 +49,38 @@ def serve(descriptor: int) -> None:
 
 
 def _serve_request(requests: socket.socket, status: dict[int, int], own: list[Any]) -> bool:
-    length = len(REQUEST) + 1
+    length = len(REQUEST) + 2
     mark, descriptors, *_ = socket.recv_fds(requests, length, _MAX_DESCRIPTORS)
     if not mark:
         return False
-    child_r, status_w, *inherited = descriptors
-    pid = os.fork()
+    sent, tracked = mark[-2:]
+    if len(descriptors) < sent:  # there was no room for all of them here
+        _refuse(errno.EMFILE, descriptors)
+        return True
+    status_w, child_r, *inherited = descriptors
+    try:
+        pid = os.fork()
+    except OSError as error:
+        _refuse(error.errno or errno.EAGAIN, descriptors)
+        return True
     if pid == 0:
         unused = [requests, status_w, *status.values(), *own]
-        _child(child_r, inherited, mark.endswith(b"+"), unused)
+        _child(child_r, inherited, bool(tracked), unused)
     with contextlib.suppress(BrokenPipeError):
         forkserver.write_signed(status_w, pid)
     status[pid] = status_w
     for fd in (child_r, *inherited):
         os.close(fd)
     return True
+
+
+def _refuse(number: int, descriptors: list[int]) -> None:
+    """Say in the pid's place why there is no child."""
+    with contextlib.suppress(BrokenPipeError):
+        for status_w in descriptors[:1]:
+            forkserver.write_signed(status_w, -number)
+    for fd in descriptors:
+        os.close(fd)
 
 
 def _child(child_r: int, inherited: list[int], tracked: bool, unused: list[Any]) -> None:

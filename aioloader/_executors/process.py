@@ -10,6 +10,7 @@ from aioloader._executors.chunks import cut
 from aioloader._executors.crew import CrewSpec
 from aioloader._executors.failures import short
 from aioloader._executors.jobs import Job, Ledger, Part, Pending
+from aioloader._executors.limits import require_workers
 from aioloader._executors.packing import Packer
 from aioloader._executors.supervisor import Supervisor
 from aioloader._executors.worker import Board
@@ -68,6 +69,7 @@ class ProcessExecutor:
         if self._segment is None:
             raise RuntimeError("allocate() comes before entering a ProcessExecutor")
         work = self._work
+        require_workers(work.num_workers)
         spec = CrewSpec(
             work.num_workers,
             self._segment,

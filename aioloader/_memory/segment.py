@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
 import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+from aioloader._memory.limits import mib, require_memory
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = ["PrivateSegment", "SharedSegment", "anonymous_file", "map_descriptor"]
 
@@ -39,13 +41,15 @@ class SharedSegment:
     """
 
     def __init__(self, nbytes: int) -> None:
-        require_memory(nbytes)
+        require_memory(nbytes, shared=True)
         self.nbytes = nbytes
         self.descriptor = anonymous_file("aioloader-arena")
         try:
-            os.ftruncate(self.descriptor, nbytes)
-            _reserve(self.descriptor, nbytes)
-            self.buffer: mmap.mmap | None = mmap.mmap(self.descriptor, nbytes)
+            with _arithmetic(nbytes, "reserving it"):
+                os.ftruncate(self.descriptor, nbytes)
+                _reserve(self.descriptor, nbytes)
+            with _arithmetic(nbytes, "mapping it"):
+                self.buffer: mmap.mmap | None = mmap.mmap(self.descriptor, nbytes)
         except BaseException:
             os.close(self.descriptor)
             raise
@@ -60,30 +64,10 @@ class SharedSegment:
 def map_descriptor(descriptor: int, nbytes: int) -> mmap.mmap:
     """Map a segment that another process made, and close the descriptor."""
     try:
-        return mmap.mmap(descriptor, nbytes)
+        with _arithmetic(nbytes, "mapping it in a worker"):
+            return mmap.mmap(descriptor, nbytes)
     finally:
         os.close(descriptor)
-
-
-def require_memory(nbytes: int) -> None:
-    """Raise :class:`MemoryError`, with the arithmetic, if the machine cannot hold ``nbytes``."""
-    available = _available_bytes()
-    if available is not None and nbytes > available:
-        raise MemoryError(
-            f"the loader's slots need {_mib(nbytes)}, and {_mib(available)} are available: "
-            "use a smaller depth or batch_size"
-        )
-
-
-def _available_bytes() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
 
 
 def anonymous_file(name: str) -> int:
@@ -97,18 +81,20 @@ def anonymous_file(name: str) -> int:
 
 
 def _reserve(descriptor: int, nbytes: int) -> None:
-    if not hasattr(os, "posix_fallocate"):
-        return
-    try:
+    if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, nbytes)
+
+
+@contextlib.contextmanager
+def _arithmetic(nbytes: int, doing: str) -> Iterator[None]:
+    """Turn the system's refusal of memory into one that says how much was asked for."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
             raise
         raise MemoryError(
-            f"the loader's slots need {_mib(nbytes)} of shared memory, and reserving it failed "
-            f"({error.strerror}): use a smaller depth or batch_size"
+            f"the loader's slots need {mib(nbytes)} of shared memory, and {doing} failed "
+            f"({error.strerror}): use a smaller depth or batch_size, or raise this process's "
+            "limits (`ulimit -v`, `ulimit -f`)"
         ) from error
-
-
-def _mib(nbytes: int) -> str:
-    return f"{nbytes / 2**20:,.1f} MiB"
