@@ -5,8 +5,11 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+CHAOS ?= random
+PIP_ARGS ?=
 
 VENV := .venv
+BENCH_VENV := .venv-bench
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
@@ -19,7 +22,7 @@ TYPES := $(if $(wildcard tests/test_typing.py),,types)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test lint types bench clean help
+.PHONY: demo test lint types chaos soak bench bench-setup clean help
 
 demo: $(INSTALLED) ## Train a small model; Ctrl-C saves it, DEMO_ARGS=--resume goes on
 	@$(RUN) examples/train_bytes.py $(DEMO_ARGS)
@@ -34,15 +37,28 @@ lint: $(INSTALLED) ## Check the code with ruff
 types: $(INSTALLED) ## Check the types with mypy
 	$(RUN) -m mypy
 
+chaos: $(INSTALLED) ## Ten minutes of random faults (CHAOS="matrix", cancellation, killing, recovery)
+	@PYTHONPATH=tests $(RUN) -W error -m chaos $(CHAOS)
+
+soak: $(INSTALLED) ## An hour of loaders, and what grows meanwhile
+	@PYTHONPATH=tests $(RUN) -W error -m chaos soak
+
 bench: $(INSTALLED) ## Run the measurements in benchmarks/ (BENCH_ARGS="startup lag")
 	@$(RUN) -m benchmarks $(BENCH_ARGS)
 
-clean: ## Remove .venv, the demo's checkpoint, builds and caches
-	rm -rf $(VENV) .demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+# PyTorch without CUDA, where the index has both:
+# make bench-setup PIP_ARGS="--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple"
+bench-setup: $(INSTALLED) ## Install the loaders to compare with into .venv-bench (PIP_ARGS=...)
+	@test -x $(BENCH_VENV)/bin/python || $(RUN) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
+	    --editable '.[bench]' "jax==$$($(RUN) -c 'import jax; print(jax.__version__)')"
+
+clean: ## Remove .venv and .venv-bench, the demo's checkpoint, builds and caches
+	rm -rf $(VENV) $(BENCH_VENV) .demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find aioloader tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## Show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(INSTALLED): pyproject.toml | $(RUN)
 	@echo "installing aioloader, and what its tests and examples use, into $(VENV)"
