@@ -300,7 +300,8 @@ class _Watch:
 
     It has the loop call back, at most once every quarter of the bound. Time counts as blocked
     while the answer is out, as far as this thread was awake to see it or the loop's thread
-    was computing: a program that was stopped has not blocked its loop.
+    was computing: a program that was stopped has not blocked its loop, and neither has a loop
+    that was idle and got no core.
     """
 
     def __init__(self, audit: Audit, loop: asyncio.AbstractEventLoop) -> None:
@@ -344,15 +345,15 @@ class _Watch:
             answered, now, computing = self._answered, time.perf_counter(), self._clock()
             own = min(now - seen, computing - computed)
             # This thread could not wake: C code has computed all the time, and let nobody in.
-            locked = own > self._bound
+            locked, busy = own > self._bound, own > (now - seen) / 2
             if answered is not None and not locked:
                 now = max(answered, seen)
             blocked += max(min(now - seen, 2 * interval), min(now - seen, own))
             seen, computed = now, computing
             if answered is None or locked:
-                latest = self._stack()
+                latest = self._stack(busy)
                 if not reported and not (latest and self._loop.is_running()):
-                    blocked = 0.0  # nobody is blocked, or it is strict mode's own work
+                    blocked = 0.0  # it had to wait for a core, or it is strict mode's own work
                 stack = latest or stack
             if blocked > self._bound and not reported:
                 reported = self._describe("is", blocked, stack)
@@ -370,15 +371,14 @@ class _Watch:
             f"{self._bound:g} s is too long, in:\n{where}"
         )
 
-    def _stack(self) -> list[str]:
+    def _stack(self, computing: bool) -> list[str]:
         frame = sys._current_frames().get(self._loop_thread)
         frames = [] if frame is None else list(traceback.walk_stack(frame))
         if any(frame.f_code.co_filename in _OWN_FILES for frame, _ in frames):
             return []
-        lines = traceback.format_list(traceback.StackSummary.extract(reversed(frames)))
-        if frame is not None and frame.f_code.co_name in _IDLE:
-            lines.append("  (which is idle: other threads, or the machine, kept it waiting)\n")
-        return lines
+        if frame is not None and frame.f_code.co_name in _IDLE and not computing:
+            return []
+        return traceback.format_list(traceback.StackSummary.extract(reversed(frames)))
 
 
 def _thread_clock(thread: int) -> Callable[[], float]:
