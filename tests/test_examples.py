@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -205,3 +206,41 @@ def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
     """Images that were asked for are not replaced by others."""
     ended = images(str(tmp_path))
     assert (ended.status, ended.errors) == (2, "there are too few images\n")
+
+
+def signals(state: Path) -> subprocess.Popen[str]:
+    """Start the example of signals."""
+    return start(sys.executable, str(EXAMPLES / "signals.py"), str(state))
+
+
+def lines_until(program: subprocess.Popen[str], number: signal.Signals, *, group: bool) -> Ended:
+    """Signal a program when it has printed a few lines; returns it with all its lines."""
+    assert program.stdout is not None
+    first = [program.stdout.readline().rstrip() for _ in range(20)]
+    workers = descendants(program.pid)
+    (os.killpg if group else os.kill)(program.pid, number)
+    ended = end(program)
+    assert len(workers) >= 2
+    assert not any(is_alive(pid) for pid in workers)
+    return Ended(ended.status, first + ended.lines, ended.errors)
+
+
+def test_sigterm_and_ctrl_c_lose_no_batch_and_repeat_none(tmp_path: Path) -> None:
+    """The lines of three runs, two of them ended by a signal, are those of a single one."""
+    whole = end(signals(tmp_path / "whole.json"))
+    assert (whole.status, whole.errors) == (0, "")
+    assert [int(line.split()[0]) for line in whole.lines] == list(range(200))
+
+    state = tmp_path / "state.json"
+    parts = []
+    for number, group in ((signal.SIGTERM, False), (signal.SIGINT, True)):
+        part = lines_until(signals(state), number, group=group)
+        assert (part.status, part.errors) == (0, "")
+        assert len(part.lines) >= 20
+        parts += part.lines
+        assert json.loads(state.read_text())["position"] == len(parts)
+    assert len(parts) < 200
+    rest = end(signals(state))
+    assert (rest.status, rest.errors) == (0, "")
+    assert parts + rest.lines == whole.lines
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state.json", "whole.json"]
