@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -18,6 +19,7 @@ from aioloader._engine.explaining import Foreign, explain
 from aioloader._engine.fetching import Fetcher
 from aioloader._engine.statistics import Meter
 from aioloader._executors.finishing import finish
+from aioloader._executors.limits import refusal
 from aioloader._memory.arena import Arena, ArenaSlot, slot_bytes
 
 if TYPE_CHECKING:
@@ -141,7 +143,10 @@ class Session:
         spec = self._spec
         try:
             nbytes = slot_bytes(spec.layouts) * spec.depth
-            reserve = self._loop.run_in_executor(self._helper, spec.executor.allocate, nbytes)
+            try:
+                reserve = self._loop.run_in_executor(self._helper, spec.executor.allocate, nbytes)
+            except RuntimeError as error:  # can't start new thread
+                raise refusal(errno.EAGAIN, "the loader's threads") from error
             reserve.add_done_callback(self._make_arena)
             await finish(reserve)
             self._driver = asyncio.create_task(self._drive(), name="aioloader-session")

@@ -201,11 +201,15 @@ class Crew:
                 lane.kill()
         # An idle worker ends like any process, and may have something to do on its way out.
         impatience = threading.Timer(max(grace_seconds, 0.05), _kill_all, (lanes,))
-        impatience.start()
+        try:
+            impatience.start()
+        except RuntimeError:  # there is no thread left for patience
+            _kill_all(lanes)
         for lane in lanes:
             lane.pool.shutdown(wait=True)
         impatience.cancel()
-        impatience.join()
+        if impatience.ident is not None:
+            impatience.join()
         self._theirs.close()
         if self in _running:
             _running.discard(self)

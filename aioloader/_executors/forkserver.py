@@ -29,6 +29,7 @@ from multiprocessing import (
     resource_tracker,
     util,
 )
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 if TYPE_CHECKING:
@@ -367,9 +368,12 @@ def _command(descriptor: int) -> list[str]:
     # The program's own directory last: a file of the user's that is named like a module of
     # the standard library must not be imported here. Children get the program's order.
     paths = _module_paths()
-    path = json.dumps([*paths[1:], *paths[:1]])
+    path = [*paths[1:], *paths[:1]]
+    # But the package is this one, also where another copy of it is installed.
+    folder = str(Path(__file__).parents[2])
     program = (
-        f"import sys; sys.path[:] = {path}; "
+        f"import sys; sys.path[:] = {json.dumps(path)}; import importlib, typing; "
+        f"sys.path.insert(0, {json.dumps(folder)}); import aioloader; del sys.path[0]; "
         f"from aioloader._executors.forkserver_main import serve; serve({descriptor})"
     )
     return [sys.executable, *flags(), "-c", program]

@@ -83,7 +83,12 @@ class Supervisor:
         self._thread = ThreadPoolExecutor(1, "aioloader-supervisor")
         self._reader = ThreadPoolExecutor(1, "aioloader-reader")  # starts with the first use
         self._thread.submit(server.retain)
-        self._start_crew()
+        try:
+            self._start_crew()
+        except BaseException:
+            self._thread.submit(server.release)
+            self._thread.shutdown(wait=False)
+            raise
         if self._watch is not None:
             self._timer = self._loop.call_later(self._tick_seconds, self._look)
 
@@ -225,6 +230,9 @@ class Supervisor:
 
     def _on_ended(self, crew: Crew, ending: asyncio.Future[list[Death]]) -> None:
         if self._state is not _State.RECOVERING:
+            return
+        if (error := ending.exception()) is not None:
+            self._give_up(f"workers cannot be ended: {type(error).__name__}: {error}", error)
             return
         # Nothing can write to the slots now. What was acknowledged before the end counts.
         while self._receive(crew, _READS_PER_WAKE):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from executor_bench import ROWS, all_kinds, bench
-from support import until
 
 from aioloader._faults import POINTS, Fault, InjectedFault, Trigger, armed, faults
 from aioloader.errors import ItemError
@@ -41,8 +40,8 @@ async def test_a_worker_may_end_at_any_point(point: str, action: Any, num_worker
     """Its rows are run again, each is there once, and its successor is not struck."""
     with faults(Fault(point, action, worker=0)):
         async with bench(plain, num_workers=num_workers) as b:
-            await fills(b)
-            await until(lambda: b.executor.worker_deaths == 1)
+            while b.executor.worker_deaths == 0:  # the other worker may be quicker for a while
+                await fills(b)
             await fills(b)
             assert b.executor.worker_deaths == 1
 

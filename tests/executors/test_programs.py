@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from support import descendants, is_alive, script
 
+import aioloader
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 PRELUDE = """
 import asyncio, gc, os, signal, sys, time
@@ -134,6 +137,22 @@ async def main():
 asyncio.run(main())
 """
     assert output_of(tmp_path, text) == ["once", "[1, 2]"]
+
+
+def test_workers_run_the_same_copy_of_the_package_as_the_program(tmp_path: Path) -> None:
+    """As when a checkout is tried while another version is installed."""
+    shutil.copytree(Path(aioloader.__file__).parent, tmp_path / "aioloader")
+    text = """
+def load(item, arrays, seed):
+    return {"folder": sys.modules["aioloader._executors.recipes"].__file__}
+async def main():
+    async with Bench(load) as bench:
+        _, extras = await bench.fill([1])
+        print(set(extras["folder"]) == {sys.modules["aioloader._executors.recipes"].__file__})
+        print(sys.modules["aioloader"].__file__)
+asyncio.run(main())
+"""
+    assert output_of(tmp_path, text) == ["True", str(tmp_path / "aioloader" / "__init__.py")]
 
 
 def test_what_workers_print_is_printed(tmp_path: Path) -> None:
