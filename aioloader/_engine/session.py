@@ -18,7 +18,7 @@ from aioloader._engine.conveyor import Conveyor, Outcome
 from aioloader._engine.explaining import Foreign, explain
 from aioloader._engine.fetching import Fetcher
 from aioloader._engine.statistics import Meter
-from aioloader._executors.finishing import finish
+from aioloader._executors.finishing import finish, told_once
 from aioloader._executors.limits import refusal
 from aioloader._memory.arena import Arena, ArenaSlot, slot_bytes
 
@@ -149,7 +149,7 @@ class Session:
                 raise refusal(errno.EAGAIN, "the loader's threads") from error
             reserve.add_done_callback(self._make_arena)
             await finish(reserve)
-            self._driver = asyncio.create_task(self._drive(), name="aioloader-session")
+            self._driver = asyncio.create_task(told_once(self._drive), name="aioloader-session")
             self._driver.add_done_callback(lambda _: self._opened.set())
             await self._opened.wait()
             if self._driver.done():

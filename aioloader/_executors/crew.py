@@ -142,9 +142,15 @@ class Crew:
         self._kills = MemoryKills()
         self.socket, self._theirs = socket.socketpair(socket.AF_UNIX, wire.SOCKET_KIND)
         self.socket.setblocking(False)
+        self._theirs.setblocking(True)  # it may begin with a time-out that the program has set
 
     def start(self) -> None:
-        """Start the processes; they take work as soon as they are up."""
+        """Start the processes; they take work as soon as they are up.
+
+        Once the program is ending none is started, and nobody will miss them.
+        """
+        if _ending.is_set():
+            return
         spec = self._spec
         server.retain()
         _running.add(self)
@@ -235,11 +241,14 @@ def _kill_all(lanes: list[_Lane]) -> None:
 
 
 _running: weakref.WeakSet[Crew] = weakref.WeakSet()
+_ending = threading.Event()
 
 
 def _end_all() -> None:
     # A program that ends without closing its loader must not wait for pools whose workers
-    # wait for work: threads of `concurrent.futures` are joined before `atexit` runs.
+    # wait for work: threads of `concurrent.futures` are joined before `atexit` runs. A loop in
+    # a daemon thread goes on meanwhile, and would replace the workers.
+    _ending.set()
     for crew in list(_running):
         crew.end()
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
-__all__ = ["finish"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+__all__ = ["finish", "told_once"]
 
 T = TypeVar("T")
 
@@ -28,3 +31,17 @@ async def finish(future: asyncio.Future[T]) -> T:
     if cancelled is not None:
         raise cancelled
     return future.result()
+
+
+async def told_once(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Await ``work()``, whose tasks a Ctrl-C or a ``sys.exit`` may meet while they run.
+
+    The loop raises those to whoever runs it. From here they would be reported a second time, as
+    a group; so this task counts as cancelled instead.
+    """
+    try:
+        return await work()
+    except BaseExceptionGroup as group:
+        if group.split((KeyboardInterrupt, SystemExit))[1] is not None:
+            raise
+        raise asyncio.CancelledError from group

@@ -126,7 +126,9 @@ class ForkServer:
         self._stop()
         with explained("the process that workers are forked from"):
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-            with theirs:
+            for end in (ours, theirs):
+                end.setblocking(True)  # they may begin with a time-out that the program has set
+            with theirs, _without_ctrl_c():
                 try:
                     self._process = subprocess.Popen(
                         _command(theirs.fileno()),
@@ -361,6 +363,17 @@ def _module_paths() -> list[str]:
     # The import system passes over what is no string; a child's must not stumble over it.
     entries: list[Any] = sys.path
     return [path or os.getcwd() for path in entries if isinstance(path, str)]
+
+
+@contextlib.contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    # A process that is started meanwhile begins with Ctrl-C held back: it has no part in it, and
+    # would say so on stderr before it is far enough to ignore it.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _command(descriptor: int) -> list[str]:

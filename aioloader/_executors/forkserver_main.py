@@ -25,6 +25,7 @@ _MAX_DESCRIPTORS = 32
 def serve(descriptor: int) -> None:
     """Run the server: fork a child for each request, report how each ends, until end of file."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the program's to handle
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # it was held back until here
     for module in _PRELOAD:
         importlib.import_module(module)
     gc.collect()
