@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, final
 
@@ -161,7 +162,10 @@ class Conveyor(Generic[K, V]):
         except Exception as error:
             outcome.error = error
             outcome.permit.release()
-        except BaseException:
+        except BaseException as error:
+            # Those who note the end of the task may keep the cancellation in a circle of
+            # references, and with it all frames: what they refer to would keep the permit.
+            traceback.clear_frames(error.__traceback__)
             outcome.permit.release()
             raise
         finally:

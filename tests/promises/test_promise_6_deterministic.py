@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -118,6 +120,38 @@ def test_a_running_loader_goes_on_where_it_is_told(loop: str) -> None:
                 assert digest_of(await anext(loader)) == seen[position]
 
     run_on(loop, main())
+
+
+async def _fetch(item: int) -> int:
+    await asyncio.sleep(0)
+    return item
+
+
+@both_loops
+@pytest.mark.parametrize(
+    "options",
+    [{"num_workers": 0}, {"num_workers": 1}, {"load": simple_coroutine_load}, {"fetch": _fetch}],
+    ids=["thread", "worker", "coroutine", "fetch"],
+)
+def test_what_is_dropped_on_the_way_gives_its_slots_back(
+    loop: str, options: dict[str, Any]
+) -> None:
+    """Again and again, and without the help of a garbage collection."""
+
+    async def main() -> None:
+        loader = _loader(**options, depth=2, timeout=20)
+        async with loader:
+            state = loader.get_state()
+            first = digest_of(await anext(loader))
+            for _ in range(10):
+                loader.set_state(state)
+                assert digest_of(await anext(loader)) == first
+
+    gc.disable()
+    try:
+        run_on(loop, main())
+    finally:
+        gc.enable()
 
 
 def test_states_are_small_and_of_one_plan() -> None:
