@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, final
 
@@ -162,10 +161,7 @@ class Conveyor(Generic[K, V]):
         except Exception as error:
             outcome.error = error
             outcome.permit.release()
-        except BaseException as error:
-            # Those who note the end of the task may keep the cancellation in a circle of
-            # references, and with it all frames: what they refer to would keep the permit.
-            traceback.clear_frames(error.__traceback__)
+        except BaseException:
             outcome.permit.release()
             raise
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, final
 
@@ -22,6 +23,16 @@ def later(function: Callable[..., Awaitable[None]]) -> Callable[..., Coroutine[A
     return make
 
 
+async def _run(function: Callable[..., Awaitable[None]], args: tuple[Any, ...]) -> None:
+    try:
+        await function(*args)
+    except BaseException as error:
+        # Those who note the end of the task may keep the cancellation in a circle of references,
+        # and with it all frames: what they refer to would keep a slot on loan.
+        traceback.clear_frames(error.__traceback__)
+        raise
+
+
 @final
 class _Later(Coroutine[Any, Any, None]):
     """Good for one `await`; the other methods are those of a coroutine that has not begun."""
@@ -31,7 +42,7 @@ class _Later(Coroutine[Any, Any, None]):
         self._args = args
 
     def __await__(self) -> Generator[Any, Any, None]:
-        return self._function(*self._args).__await__()
+        return _run(self._function, self._args).__await__()
 
     def send(self, value: Any) -> Any:
         raise RuntimeError("await it")
