@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import signal
@@ -36,7 +37,8 @@ async def run(items: int, *, kill: bool) -> tuple[str, list[float], int]:
             del batch
             pids = loader._executor.worker_pids
             if kill and count % EVERY == 0 and pids:
-                os.kill(pids[count // EVERY % len(pids)], signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has just died of the last
+                    os.kill(pids[count // EVERY % len(pids)], signal.SIGKILL)
                 gaps.append(0.0)
             last = time.perf_counter()
         return digest.hexdigest(), gaps[1:], loader.statistics().worker_deaths

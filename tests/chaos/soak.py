@@ -65,7 +65,8 @@ async def cycle(options: dict[str, Any], batches: int) -> float:
             if number == batches // 2:
                 tree = pss_mib([os.getpid(), *descendants(os.getpid())])
             if kill and number % 100 == 50:
-                os.kill(loader._executor.worker_pids[0], signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+                    os.kill(loader._executor.worker_pids[0], signal.SIGKILL)
     return tree
 
 
