@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import (
     TYPE_CHECKING,
@@ -24,16 +24,19 @@ __all__ = [
     "ArrayLayout",
     "Arrays",
     "Cache",
+    "DataLoaderProtocol",
     "Executor",
     "ExecutorFactory",
     "Extras",
     "Filled",
     "Indexable",
     "Layouts",
+    "MapDatasetProtocol",
     "Placement",
     "Recipe",
     "Seeds",
     "Segment",
+    "SizedIterable",
     "Slot",
     "Ticket",
     "Work",
@@ -161,8 +164,12 @@ class Ticket:
         >>> Ticket(9, False, 0, 1, 2, 9, 5, range(4), 1, None).describe()
         'batch 5 of training group 0, epoch 1'
         """
-        kind, when = ("validation", "run") if self.validation else ("training", "epoch")
-        return f"batch {self.group_index} of {kind} group {self.group}, {when} {self.epoch}"
+        when = "run" if self.validation else "epoch"
+        return f"batch {self.group_index} of {self.describe_group()}, {when} {self.epoch}"
+
+    def describe_group(self) -> str:
+        """Name its group as messages do."""
+        return f"{'validation' if self.validation else 'training'} group {self.group}"
 
 
 class Indexable(Protocol[T_co]):
@@ -170,6 +177,33 @@ class Indexable(Protocol[T_co]):
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> T_co: ...
+
+
+@runtime_checkable
+class MapDatasetProtocol(Protocol[T_co]):
+    """A dataset whose samples are loaded by index: ``__getitem__`` and ``__len__``.
+
+    Less than a :class:`collections.abc.Mapping` or a sequence. ``__getitem__`` may be a
+    coroutine function.
+    """
+
+    def __getitem__(self, index: int, /) -> T_co: ...
+    def __len__(self) -> int: ...
+
+
+@runtime_checkable
+class SizedIterable(Iterable[T_co], Sized, Protocol[T_co]):
+    """Something that can be iterated over, in order only, and has a length."""
+
+
+@runtime_checkable
+class DataLoaderProtocol(Protocol[T_co]):
+    """A loader of minibatches: what `cycled_minibatches` takes."""
+
+    @property
+    def minibatch_size(self) -> int: ...
+    def minibatch_count(self) -> int: ...
+    def minibatches(self, shuffle_seed: int | None) -> SizedIterable[T_co]: ...
 
 
 class Recipe(Protocol):

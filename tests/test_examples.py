@@ -72,6 +72,13 @@ def images(*options: str) -> Ended:
     return end(start(sys.executable, str(EXAMPLES / "images.py"), *options))
 
 
+def test_digits_are_read_by_a_model_trained_over_two_devices() -> None:
+    """The example ends with status 1 below 95 %."""
+    ended = end(start(sys.executable, str(EXAMPLES / "digits.py")))
+    assert (ended.status, ended.errors) == (0, "")
+    assert re.fullmatch(r"devices=2 test_accuracy=0\.9[5-9]\d\d", ended.lines[-1])
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     """A short training run that nothing interrupts."""

@@ -58,7 +58,7 @@ def _clear_frames(error: BaseException | None, seen: set[int]) -> None:
 def _explained(
     error: BaseException, ticket: Ticket, items: Sequence[object], stage: str
 ) -> LoadError:
-    group = f"{'validation' if ticket.validation else 'training'} group {ticket.group}"
+    group = ticket.describe_group()
     where = f"{ticket.describe()} could not be loaded"
     if not isinstance(error, ItemError):
         message = f"{where}: {stage} failed: {type(error).__name__}: {error}"

@@ -13,9 +13,14 @@ _new_event_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
 with contextlib.suppress(ImportError):  # Windows has none
     from uvloop import new_event_loop as _new_event_loop
 
-__all__ = ["run"]
+__all__ = ["new_loop", "run"]
 
 T = TypeVar("T")
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """Return a new event loop of the fastest kind there is."""
+    return (_new_event_loop or asyncio.new_event_loop)()
 
 
 def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
