@@ -1,0 +1,1 @@
+"""REMEMBERED: what has been loaded once, kept for the next time."""
