@@ -10,13 +10,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aioloader._caches.ram import DataCache
+    from aioloader._caches.statistics import CacheStatistics
     from aioloader._device.placement import wait_ready
+    from aioloader._device.prefetching import prefetching_map
+    from aioloader._device.sharding import sharding_map
     from aioloader._engine.loop import run
     from aioloader._engine.statistics import LoaderStatistics
     from aioloader._executors.worker import is_worker
     from aioloader._loaders.batch import Batch, TrainingBatch, ValidationBatch
+    from aioloader._loaders.cycling import cycled_minibatches
     from aioloader._loaders.group import DataGroup
+    from aioloader._loaders.in_memory import InMemoryDataLoader
     from aioloader._loaders.loader import Dataloader, Loader
+    from aioloader._loaders.minibatches import DataLoader
     from aioloader._loaders.references import debug_batch_references
     from aioloader.errors import (
         AioLoaderError,
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
         StateError,
         WorkerDied,
     )
+    from aioloader.protocols import DataLoaderProtocol, MapDatasetProtocol, SizedIterable
 
 _HOMES = {
     "AioLoaderError": "errors",
@@ -35,19 +43,29 @@ _HOMES = {
     "BatchTimeoutError": "errors",
     "CacheCorrupt": "errors",
     "CacheMismatch": "errors",
+    "CacheStatistics": "_caches.statistics",
+    "DataCache": "_caches.ram",
     "DataGroup": "_loaders.group",
+    "DataLoader": "_loaders.minibatches",
+    "DataLoaderProtocol": "protocols",
     "Dataloader": "_loaders.loader",
+    "InMemoryDataLoader": "_loaders.in_memory",
     "LayoutError": "errors",
     "LoadError": "errors",
     "Loader": "_loaders.loader",
     "LoaderStatistics": "_engine.statistics",
+    "MapDatasetProtocol": "protocols",
+    "SizedIterable": "protocols",
     "StateError": "errors",
     "TrainingBatch": "_loaders.batch",
     "ValidationBatch": "_loaders.batch",
     "WorkerDied": "errors",
+    "cycled_minibatches": "_loaders.cycling",
     "debug_batch_references": "_loaders.references",
     "is_worker": "_executors.worker",
+    "prefetching_map": "_device.prefetching",
     "run": "_engine.loop",
+    "sharding_map": "_device.sharding",
     "wait_ready": "_device.placement",
 }
 
@@ -57,19 +75,29 @@ __all__ = [
     "BatchTimeoutError",
     "CacheCorrupt",
     "CacheMismatch",
+    "CacheStatistics",
+    "DataCache",
     "DataGroup",
+    "DataLoader",
+    "DataLoaderProtocol",
     "Dataloader",
+    "InMemoryDataLoader",
     "LayoutError",
     "LoadError",
     "Loader",
     "LoaderStatistics",
+    "MapDatasetProtocol",
+    "SizedIterable",
     "StateError",
     "TrainingBatch",
     "ValidationBatch",
     "WorkerDied",
+    "cycled_minibatches",
     "debug_batch_references",
     "is_worker",
+    "prefetching_map",
     "run",
+    "sharding_map",
     "wait_ready",
 ]
 

@@ -9,7 +9,7 @@ import time
 
 import cloudpickle
 
-NAMES = ("startup", "growth", "lag", "corruption", "endings")
+NAMES = ("startup", "growth", "lag", "overlap", "corruption", "endings", "ram_cache")
 BY_NAME = ("faults",)  # minutes, and options of its own: ``python -m benchmarks faults --write``
 _HELP = ("h", "-help")
 

@@ -15,6 +15,8 @@ FLOORS = {
     "_census": 1,
     "_audit": 2,
     "_faults": 2,
+    "_iterating": 2,
+    "metrics": 2,
     "protocols": 2,
     "_order": 3,
     "_memory": 3,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import aioloader
-from aioloader import Batch, DataGroup, Loader, LoaderStatistics
+from aioloader import Batch, DataGroup, Loader, LoaderStatistics, testing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +76,8 @@ def blocks_of(page: Path) -> Iterator[Block]:
             yield Block(name, str(page), line, mark == "continues", code)
 
 
-BLOCKS = [block for page in (README, TOUR) for block in blocks_of(page)]
+PAGES = (README, TOUR, *sorted((ROOT / "docs").glob("*.md")))
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,8 @@ def test_every_public_name_is_listed_and_every_listed_name_is_public() -> None:
 
 def test_what_the_feature_table_names_exists() -> None:
     """Public names, parameters of loaders and groups, and members of what they give."""
-    known = {*aioloader.__all__, "load", "async def", "aioloader.testing.no_leaks"}
+    known = {*aioloader.__all__, "load", "async def"}
+    known |= {f"aioloader.testing.{name}" for name in testing.__all__}
     for kind in (Loader, DataGroup):
         known |= {*inspect.signature(kind).parameters}
     for members in (Loader, DataGroup, Batch):
@@ -177,7 +179,7 @@ def test_the_tour_names_every_module_and_no_other() -> None:
     tree = TOUR.read_text().split("## The layers")[1].split("## The flow")[0].split("```")[3]
     folder, told = "", set()
     for line in tree.splitlines():
-        if found := re.match(r"(_\w+/)", line):
+        if found := re.match(r"(\w+/)", line):
             folder = found[1]
         elif found := re.match(r"( +)?(\w+\.py) ", line):
             told.add((folder if found[1] else "") + found[2])
@@ -187,7 +189,7 @@ def test_the_tour_names_every_module_and_no_other() -> None:
 
 def test_files_that_the_pages_point_to_exist() -> None:
     """Relative links, and paths set as code."""
-    for page in (README, TOUR):
+    for page in PAGES:
         text = page.read_text()
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
             assert (page.parent / target).exists(), target

@@ -7,7 +7,7 @@ marks a use that has to be refused (an ignore that is not needed is an error of 
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, assert_type
 
@@ -21,21 +21,33 @@ from aioloader import (
     BatchTimeoutError,
     CacheCorrupt,
     CacheMismatch,
+    CacheStatistics,
+    DataCache,
     DataGroup,
+    DataLoader,
     Dataloader,
+    DataLoaderProtocol,
+    InMemoryDataLoader,
     LayoutError,
     Loader,
     LoadError,
     LoaderStatistics,
+    MapDatasetProtocol,
+    SizedIterable,
     StateError,
     TrainingBatch,
     ValidationBatch,
     WorkerDied,
+    cycled_minibatches,
     debug_batch_references,
     is_worker,
+    prefetching_map,
     run,
+    sharding_map,
     wait_ready,
 )
+from aioloader.metrics import MetricsSink
+from aioloader.metrics.tensorboard import TensorBoardSink
 from aioloader.protocols import (
     ArrayLayout,
     Arrays,
@@ -373,6 +385,96 @@ def kinds_of_batches_are_told_apart(batch: Batch[Sample]) -> None:
         assert_type(batch.validation_epoch_batch, int)
         assert_type(batch.validation_batch_num, int)
         _ = batch.seed  # type: ignore[attr-defined]
+
+
+# Minibatches ------------------------------------------------------------------------------------
+
+
+class Dataset:
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return np.zeros(index)
+
+
+async def minibatches_are_iterated_over_in_both_ways(arrays: dict[str, np.ndarray]) -> None:
+    in_memory = InMemoryDataLoader(arrays, 4, drop_last=False)
+    minibatches = in_memory.minibatches(shuffle_seed=0)
+    assert_type(minibatches[0], dict[str, np.ndarray])
+    assert_type(in_memory.sample_count, int)
+    async for minibatch in minibatches:
+        assert_type(minibatch, dict[str, np.ndarray])
+    loader = DataLoader(Dataset(), 4, 2, collate_fn=lambda elements: len(elements))
+    for count in loader.minibatches(None):
+        assert_type(count, int)
+    assert_type(len(loader.minibatches(1)), int)
+    any_loader: DataLoaderProtocol[int] = loader
+    assert_type(next(cycled_minibatches(any_loader, 0)), int)
+    dataset: MapDatasetProtocol[np.ndarray] = Dataset()
+    sized: SizedIterable[dict[str, np.ndarray]] = minibatches
+    DataLoader(5, 4)  # type: ignore[arg-type]
+    InMemoryDataLoader(arrays, 4, True, 1)  # type: ignore[call-arg]
+    print(dataset, sized)
+
+
+# Onto the device ------------------------------------------------------------------------------
+
+Tree = dict[str, jax.Array]
+
+
+async def both_maps_are_iterated_over_in_both_ways(
+    trees: list[Tree], drawn: Iterator[Tree], streamed: AsyncIterator[Tree]
+) -> None:
+    for tree in prefetching_map(trees):
+        assert_type(tree, Tree)
+    async for tree in prefetching_map(trees, jax.devices()[0], 3):
+        assert_type(tree, Tree)
+    async for tree in prefetching_map(streamed, {"x": jax.devices()[0]}, buffer_size=0):
+        assert_type(tree, Tree)
+    for tree in sharding_map(drawn, jax.devices()):
+        assert_type(tree, Tree)
+    for tree, mask in sharding_map(trees, jax.local_devices(), pad=True):
+        assert_type(tree, Tree)
+        assert_type(mask, jax.Array)
+    rows: jax.sharding.Sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    async for tree in prefetching_map(sharding_map(streamed, rows)):
+        assert_type(tree, Tree)
+
+
+def they_have_a_length_exactly_if_their_inputs_have(
+    trees: list[Tree], drawn: Iterator[Tree]
+) -> None:
+    assert_type(len(prefetching_map(trees)), int)
+    assert_type(len(sharding_map(prefetching_map(trees), jax.devices())), int)
+    len(prefetching_map(drawn))  # type: ignore[arg-type]
+    len(sharding_map(drawn, jax.devices()))  # type: ignore[arg-type]
+    prefetching_map(5)  # type: ignore[call-overload]
+    prefetching_map(trees, buffer_size="2")  # type: ignore[call-overload]
+    sharding_map(trees, 4)  # type: ignore[call-overload]
+    sharding_map(trees, jax.devices(), True)  # type: ignore[call-overload]
+
+
+# Rows in RAM ----------------------------------------------------------------------------------
+
+
+async def a_cache_is_made_of_anything_with_rows(samples: list[Sample]) -> None:
+    config = {"data_set": {"use_cache": True, "preload_cache": False}}
+    board: MetricsSink = TensorBoardSink("runs")
+    assert isinstance(board, MetricsSink)
+    cache = DataCache(config, samples, max_bytes=1 << 30, policy="fifo", metrics=board)
+    DataCache(config, samples, policy="some")  # type: ignore[arg-type]
+    DataCache(config, samples, 1 << 30)  # type: ignore[call-arg]
+    async with cache as entered:
+        assert_type(entered, DataCache)
+        row: Sample = await cache.get_or_load(3)
+    cache.insert_into_cache(3, row)
+    cache.start_preload_thread()
+    assert_type(len(cache), int)
+    assert_type(cache.statistics(), CacheStatistics)
+    assert_type(cache.statistics().hit_rate, float)
+    assert_type((await cache.preload()).failed_rows, tuple[int, ...])
+    DataGroup(2, cache, loader_arrays=ARRAYS)
 
 
 # The rest -------------------------------------------------------------------------------------
