@@ -44,6 +44,10 @@ class DataGroup(Sequence[D], Generic[D]):
         cache_arrays: The same for batches as they are cached, where that differs.
         cache_location: The directory of the cache on disk.
         cache_readonly: Whether the cache is only read.
+        cache: Something with the length of the data that has, or gets, an item by its index,
+            such as a `DataCache` over the data: ``load`` receives ``cache[index]``, looked up
+            in a thread, in place of ``data[index]``. Where items have to be awaited, pass
+            ``fetch=cache.get_or_load`` to the loader and a range as the data instead.
         seed: The seed of the order and of all items' seeds, an integer.
         shuffle_first: Whether the first epoch is shuffled, item by item.
         shuffle_later: What later epochs do: ``"repeat"`` (nothing new), ``"reseed"`` (new
@@ -71,6 +75,7 @@ class DataGroup(Sequence[D], Generic[D]):
         cache_arrays: Mapping[str, tuple[Any, Any, Any]] | None = None,
         cache_location: str | os.PathLike[str] | None = None,
         cache_readonly: bool = False,
+        cache: Indexable[Any] | None = None,
         seed: int = 0,
         shuffle_first: bool = False,
         shuffle_later: str = "default",
@@ -89,6 +94,9 @@ class DataGroup(Sequence[D], Generic[D]):
         self._data = _sequence(data)
         if len(self._data) == 0:
             raise ValueError("data is empty: it has 0 items, and a group needs one at least")
+        self._items: Sequence[Any] = self._data
+        if cache is not None:
+            self._items = _cached(cache, len(self._data))
         self._order = GroupOrder(
             len(self._data),
             batch_size,
@@ -217,11 +225,11 @@ class DataGroup(Sequence[D], Generic[D]):
 
     def take(self, indices: range | np.ndarray) -> Sequence[D]:
         """Return the items with ``indices``."""
-        return gather(self._data, indices)
+        return gather(self._items, indices)
 
     def take_is_quick(self, rows: int) -> bool:
         """Tell whether taking ``rows`` items costs little: no code of the user's runs."""
-        return _is_built_in(self._data) and rows <= _QUICK_ROWS
+        return _is_built_in(self._items) and rows <= _QUICK_ROWS
 
 
 def gather(data: Sequence[Any], indices: range | np.ndarray) -> Sequence[Any]:
@@ -255,6 +263,14 @@ def _sequence(data: Iterable[D] | Indexable[D]) -> Sequence[D]:
     except TypeError:
         raise TypeError(f"data={data!r} must be a sequence or an iterable") from None
     return list(items)
+
+
+def _cached(cache: Any, length: int) -> Sequence[Any]:
+    if not (hasattr(cache, "__len__") and hasattr(cache, "__getitem__")):
+        raise TypeError(f"cache={cache!r} must have items by index, and a length")
+    if len(cache) != length:
+        raise ValueError(f"cache={cache!r} has {len(cache)} items, and data has {length}")
+    return cast("Sequence[Any]", cache)
 
 
 def _is_built_in(data: object) -> bool:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytest
 from loading import each
 from support import simple_load
 
-from aioloader import DataGroup, LayoutError, Loader
+from aioloader import DataCache, DataGroup, LayoutError, Loader
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -410,3 +411,74 @@ def test_one_group_serves_several_loaders() -> None:
     second = Loader(simple_load, [group, group])
     assert (first.batches_per_epoch, first.batches_per_validation) == (3, 3)
     assert second.batches_per_epoch == 6
+
+
+# Items through a cache ----------------------------------------------------------------------------
+
+
+async def test_items_come_through_a_cache_and_are_got_once() -> None:
+    """In whatever order epochs ask for them, and in the order in which they would come without."""
+
+    class Slow:
+        asked: ClassVar[list[int]] = []
+
+        def __len__(self) -> int:
+            return 20
+
+        def __getitem__(self, index: int) -> dict[str, int]:
+            Slow.asked.append(index)
+            return {"value": index * index}
+
+    def load(item: dict[str, int], arrays: Any, seed: int | None) -> None:
+        arrays["x"][...] = item["value"]
+
+    config = {"data_set": {"use_cache": True, "preload_cache": False}}
+    data = Slow()
+    seen = []
+    for cache in (None, DataCache(config, data)):
+        Slow.asked.clear()
+        group = DataGroup(
+            4, data, loader_arrays={"x": ((), "int32", "int32")}, cache=cache, shuffle_first=True
+        )
+        async with Loader(load, group, end_at=("epoch", 3), num_workers=1) as loader:
+            seen.append([batch.arrays["x"].tolist() async for batch in loader])
+        assert len(Slow.asked) == (60 if cache is None else 20)
+    assert seen[0] == seen[1]
+    assert sorted(n for batch in seen[0][:5] for n in batch) == [n * n for n in range(20)]
+
+
+async def test_items_that_are_awaited_come_through_a_cache_as_fetch_does() -> None:
+    """Many at once, on the loop, and each once."""
+
+    class Remote:
+        asked = 0
+
+        def __len__(self) -> int:
+            return 20
+
+        async def resolve_data(self, index: int) -> dict[str, int]:
+            Remote.asked += 1
+            await asyncio.sleep(0.001)
+            return {"value": index}
+
+    def load(item: dict[str, int], arrays: Any, seed: int | None) -> None:
+        arrays["x"][...] = item["value"]
+
+    config = {"data_set": {"use_cache": True, "preload_cache": False}}
+    group = DataGroup(4, range(20), loader_arrays={"x": ((), "int32", "int32")})
+    async with DataCache(config, Remote()) as cache:
+        loader = Loader(load, group, fetch=cache.get_or_load, end_at=("epoch", 2), num_workers=0)
+        async with loader:
+            seen = [n async for batch in loader for n in batch.arrays["x"].tolist()]
+    assert (sorted(seen), Remote.asked) == (sorted([*range(20)] * 2), 20)
+
+
+@pytest.mark.parametrize(
+    ("cache", "error", "message"),
+    [(5, TypeError, "cache=5 must have items by index"), ("abc", ValueError, "has 3 items, and")],
+)
+def test_a_cache_that_cannot_be_one_is_refused(
+    cache: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        DataGroup(2, "abcd", loader_arrays={"x": ((), "int8", "int8")}, cache=cache)
