@@ -10,18 +10,14 @@ import jax
 
 from aioloader._device.iterators import Direct, FromTask, FromThread, FromThreadAsync
 from aioloader._device.sources import AsyncSource, Source
-from aioloader._iterating import iterate, refuse_in_loop
+from aioloader._iterating import iterate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Mapped", "SizedAsyncInputs", "SizedInputs", "SizedMapped", "mapped"]
+__all__ = ["Mapped", "SizedAsyncInputs", "SizedMapped", "mapped"]
 
 T_co = TypeVar("T_co", covariant=True)
-
-
-class SizedInputs(Iterable[T_co], Sized, Protocol[T_co]):
-    """An iterable with a length."""
 
 
 class SizedAsyncInputs(AsyncIterable[T_co], Sized, Protocol[T_co]):
@@ -48,9 +44,7 @@ class Mapped(Iterable[T_co], AsyncIterable[T_co]):
 
     def __iter__(self) -> Iterator[T_co]:
         if not self._is_iterable:
-            instead = f"async for ... in {self._name}(...)"
-            refuse_in_loop(instead)
-            return iterate(self.__aiter__, instead)
+            return iterate(self.__aiter__, f"async for ... in {self._name}(...)")
         if self._room == 0:
             return Direct(Source(self._inputs, self._place or _as_it_is))
         return FromThread(self._source(), self._room, self._name)

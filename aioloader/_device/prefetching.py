@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import jax
 
-from aioloader._device.mapped import Mapped, SizedAsyncInputs, SizedInputs, SizedMapped, mapped
+from aioloader._device.mapped import Mapped, SizedAsyncInputs, SizedMapped, mapped
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable
+
+    from aioloader.protocols import SizedIterable
 
 __all__ = ["prefetching_map"]
 
@@ -20,7 +22,7 @@ T = TypeVar("T")
 
 @overload
 def prefetching_map(
-    inputs: SizedInputs[T] | SizedAsyncInputs[T], device: Any = None, buffer_size: int = 2
+    inputs: SizedIterable[T] | SizedAsyncInputs[T], device: Any = None, buffer_size: int = 2
 ) -> SizedMapped[T]: ...
 @overload
 def prefetching_map(

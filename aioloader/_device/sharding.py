@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
-from aioloader._device.mapped import Mapped, SizedAsyncInputs, SizedInputs, SizedMapped, mapped
+from aioloader._device.mapped import Mapped, SizedAsyncInputs, SizedMapped, mapped
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable
+
+    from aioloader.protocols import SizedIterable
 
 __all__ = ["sharding_map"]
 
@@ -27,11 +29,11 @@ _from_this_process: Callable[..., jax.Array] = jax.make_array_from_process_local
 
 @overload
 def sharding_map(
-    inputs: SizedInputs[T] | SizedAsyncInputs[T], devices: Devices, *, pad: Literal[False] = False
+    inputs: SizedIterable[T] | SizedAsyncInputs[T], devices: Devices, *, pad: Literal[False] = False
 ) -> SizedMapped[T]: ...
 @overload
 def sharding_map(
-    inputs: SizedInputs[T] | SizedAsyncInputs[T], devices: Devices, *, pad: Literal[True]
+    inputs: SizedIterable[T] | SizedAsyncInputs[T], devices: Devices, *, pad: Literal[True]
 ) -> SizedMapped[tuple[T, jax.Array]]: ...
 @overload
 def sharding_map(

@@ -13,10 +13,9 @@ from aioloader._device.belt import LAST, Outcome
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 
-__all__ = ["AsyncSource", "Place", "Source"]
+__all__ = ["AsyncSource", "Source"]
 
 T = TypeVar("T")
-Place = "Callable[[Any], Any]"
 
 
 @final

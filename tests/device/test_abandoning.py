@@ -276,10 +276,13 @@ import numpy as np, jax
 from aioloader import prefetching_map
 
 def slow():
-    while True:
-        yield np.ones(1 << 16)
-        if sys.argv[1] == "stuck":
-            time.sleep(3600)
+    try:
+        while True:
+            yield np.ones(1 << 16)
+            if sys.argv[1] == "stuck":
+                time.sleep(3600)
+    finally:
+        print("closed")
 
 kept = iter(prefetching_map(slow(), jax.devices()[0], buffer_size=2))
 next(kept)
@@ -292,11 +295,13 @@ if sys.argv[2] == "raise":
 @pytest.mark.parametrize("how", ["return", "raise"])
 @pytest.mark.parametrize("state", ["stuck", "ready"])
 def test_a_program_may_end_in_the_middle(tmp_path: Path, state: str, how: str) -> None:
-    """Without waiting for inputs that never return, and silently."""
+    """Silently; inputs that return are closed, and those that never do are not waited for."""
     program = script(tmp_path, PROGRAM, state, how)
     assert program.stdout is not None
     assert program.stdout.readline() == "leaving\n"
     started = time.monotonic()
+    output = program.stdout.read()  # `communicate` would not see what the line above has read
     _, errors = program.communicate(timeout=40)
     assert time.monotonic() - started < 20  # and not an hour
     assert (program.returncode, errors) == (3 if how == "raise" else 0, "")
+    assert output == ("closed\n" if state == "ready" else "")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 import pytest
-from support import simple_group, simple_load
+from support import simple_group, simple_load, until
 
 from aioloader import Loader, LoadError, prefetching_map
 
@@ -75,13 +75,6 @@ def until_blocking(condition: Callable[[], Any]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.001)
 
 
 async def numbers(length: int) -> AsyncIterator[int]:
