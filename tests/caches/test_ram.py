@@ -156,6 +156,7 @@ def test_a_provider_that_looks_first_and_inserts_itself_counts_once() -> None:
     after = bounded.statistics()
     assert (after.items, after.evictions, after.preload.state) == (5, 0, "full")
     assert 1 <= after.refusals <= 4
+    assert (after.preload.kept, after.preload.refused) == (5, after.refusals)
 
 
 def test_nothing_is_kept_where_the_configuration_says_so() -> None:
