@@ -115,7 +115,8 @@ async def test_closing_waits_until_the_inputs_are_closed(kind: Any, size: int) -
     assert inputs.closed == 0  # never begun
     await anext(stream)
     await stream.aclose()
-    assert is_over(inputs)
+    assert (inputs.closed, len(inputs.alive)) == (1, 0)
+    await until(lambda: is_over(inputs))  # a thread ends a little later
     await stream.aclose()
     assert await anext(stream, "end") == "end"
 

@@ -50,7 +50,7 @@ for name, sharded in maps.items():
     shards = batch["x"].addressable_shards
     local = sorted((s.index[0].start, np.asarray(s.data).tolist()) for s in shards)
     shown[name] = [batch["x"].shape, str(batch["x"].dtype), total(batch["x"]), local]
-((batch, mask),) = sharding_map([mine(3)], rows, pad=True)
+((batch, mask),) = sharding_map([mine(5)], rows, pad=True)
 shown["padded"] = [batch["x"].shape, total(batch["x"]), total(mask.astype(int)), mask.shape]
 for name, target, size in (("odd", rows, 5), ("foreign", jax.devices(), 4)):
     try:
@@ -102,8 +102,8 @@ def test_global_arrays_are_made_of_what_each_process_brings() -> None:
         halves = [[4 * process, rows[:2]], [4 * process + 2, rows[2:]]]
         for name in ("for", "async for", "prefetched"):
             assert shown[name] == [[8, 3], "int32", [436, 444, 452], halves]
-        assert shown["padded"] == [[8, 3], [318, 324, 330], 6, [8]]
+        assert shown["padded"] == [[12, 3], [560, 570, 580], 10, [12]]
         assert "leaf ['x'] has the shape (5, 3), and its 5 rows" in shown["odd"]
-        assert "2 devices" in shown["odd"]
+        assert "among 2 devices" in shown["odd"]
         assert "devices must be this process's own" in shown["foreign"]
         assert shown["own"] == [[2, 2, 3], 66 + 1200 * process]
