@@ -118,6 +118,7 @@ class Session:
     def __init__(self, spec: SessionSpec, tickets: Iterator[Ticket]) -> None:
         self._spec = spec
         self._tickets = tickets
+        self._segment: Segment | None = None
         self._arena: Arena | None = None
         self._fetcher: Fetcher | None = None
         self._conveyor: Conveyor[Ticket, Loaded] | None = None
@@ -144,11 +145,14 @@ class Session:
         try:
             nbytes = slot_bytes(spec.layouts) * spec.depth
             try:
-                reserve = self._loop.run_in_executor(self._helper, spec.executor.allocate, nbytes)
+                reserve = self._loop.run_in_executor(self._helper, self._reserve, nbytes)
             except RuntimeError as error:  # can't start new thread
                 raise refusal(errno.EAGAIN, "the loader's threads") from error
-            reserve.add_done_callback(self._make_arena)
             await finish(reserve)
+            assert self._segment is not None
+            self._arena = Arena(
+                self._segment, depth=spec.depth, layouts=spec.layouts, reclaim=spec.reclaim
+            )
             self._driver = asyncio.create_task(told_once(self._drive), name="aioloader-session")
             self._driver.add_done_callback(lambda _: self._opened.set())
             await self._opened.wait()
@@ -158,13 +162,9 @@ class Session:
             await self.aclose()
             raise
 
-    def _make_arena(self, reserved: asyncio.Future[Segment]) -> None:
-        # As a callback, so that memory is owned as soon as it is there, cancelled or not.
-        if reserved.exception() is None:
-            spec = self._spec
-            self._arena = Arena(
-                reserved.result(), depth=spec.depth, layouts=spec.layouts, reclaim=spec.reclaim
-            )
+    def _reserve(self, nbytes: int) -> None:
+        # In the thread, so that memory is owned as soon as it is there, cancelled or not.
+        self._segment = self._spec.executor.allocate(nbytes)
 
     async def aclose(self) -> None:
         """End everything the session owns, in bounded time; harmless to repeat."""
@@ -176,8 +176,9 @@ class Session:
             if self._driver is not None:
                 await finish(asyncio.gather(self._driver, return_exceptions=True))
         finally:
-            if self._arena is not None:
-                self._arena.close()
+            owner = self._arena or self._segment
+            if owner is not None:
+                owner.close()
             for threads in (self._helper, self._lookup):
                 threads.shutdown(wait=False, cancel_futures=True)
             if self._audit is not None:

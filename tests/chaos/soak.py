@@ -43,12 +43,16 @@ LIMITS = {
 
 
 def pss_mib(pids: list[int]) -> float:
-    """Return the proportional memory of processes."""
-    total = 0
+    """Return the proportional memory of processes, without the files that they map.
+
+    A library's pages count for less while other programs map it too, and for more once those
+    have ended: that is the machine's story, not this program's.
+    """
+    total, kinds = 0, ("Pss_Anon:", "Pss_Shmem:")
     for pid in pids:
         with contextlib.suppress(OSError):
             text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-            total += sum(int(s.split()[1]) for s in text.splitlines() if s.startswith("Pss:"))
+            total += sum(int(s.split()[1]) for s in text.splitlines() if s.startswith(kinds))
     return total / 1024
 
 

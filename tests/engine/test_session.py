@@ -404,6 +404,27 @@ async def test_opening_may_be_cancelled_at_any_moment() -> None:
         assert executor.segment is None or executor.segment.buffer is None
 
 
+async def test_opening_may_be_cancelled_at_the_moment_when_the_memory_is_there() -> None:
+    """In one turn of the loop, the cancellation first."""
+    reserved = threading.Event()
+
+    class Slow(Executor):
+        def allocate(self, nbytes: int) -> Any:
+            reserved.wait()
+            return super().allocate(nbytes)
+
+    executor = Slow()
+    opening = asyncio.ensure_future(opened(tickets(10), executor=executor))
+    await asyncio.sleep(0.01)
+    asyncio.get_running_loop().call_soon(opening.cancel)
+    reserved.set()
+    time.sleep(0.05)
+    await asyncio.wait([opening])
+    assert opening.cancelled()
+    assert executor.segment is not None
+    assert executor.segment.buffer is None
+
+
 async def test_closing_may_be_cancelled_and_gives_everything_back_all_the_same() -> None:
     """The cancellation is not lost either: whoever closes is cancelled once all is done."""
 
