@@ -257,6 +257,13 @@ class Slot(Protocol):
     def hold(self) -> object:
         """Something that keeps the slot on loan for as long as it is referenced."""
 
+    @property
+    def extras(self) -> Extras:
+        """The batch's additional data, where it has been loaded or remembered."""
+
+    def adopt(self, buffer: Any, offset: int, layouts: Layouts, extras: Extras) -> None:
+        """Back this loan by other memory that holds the whole batch; the permit is the same."""
+
 
 @dataclass(frozen=True, slots=True)
 class Filled:
@@ -316,10 +323,13 @@ class Cache(Protocol):
     """What remembers batches."""
 
     async def fetch(self, ticket: Ticket, slot: Slot) -> Sequence[int]:
-        """Fill what is remembered, and answer with the rows still missing; ``()`` is a hit."""
+        """Fill what is remembered, and answer with the rows still missing; ``()`` is a hit.
+
+        A hit may also be memory of the cache's own, which the slot adopts.
+        """
 
     async def store(self, ticket: Ticket, slot: Slot, rows: Sequence[int]) -> None:
-        """Remember rows that have just been loaded."""
+        """Remember rows that have just been loaded; what takes long keeps ``slot.hold``."""
 
 
 @runtime_checkable

@@ -9,92 +9,27 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final
+from typing import TYPE_CHECKING, TypeVar, final
 
 import anyio
 
 from aioloader._audit import SessionAudit
 from aioloader._engine.conveyor import Conveyor, Outcome
-from aioloader._engine.explaining import Foreign, explain
 from aioloader._engine.fetching import Fetcher
+from aioloader._engine.stages import Loaded, SessionSpec, Stages
 from aioloader._engine.statistics import Meter
 from aioloader._executors.finishing import finish, told_once
 from aioloader._executors.limits import refusal
 from aioloader._memory.arena import Arena, ArenaSlot, slot_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
-    from aioloader.protocols import Cache, Executor, Extras, Filled, Layouts, Segment, Ticket
+    from aioloader.protocols import Segment, Ticket
 
-from aioloader.protocols import take_seeds
-
-__all__ = ["Feed", "Loaded", "Loan", "Placed", "Session", "SessionSpec"]
+__all__ = ["Loan", "Session"]
 
 T = TypeVar("T")
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """Arrays as the consumer gets them, their layouts, and whether those are the cache's."""
-
-    arrays: Mapping[str, Any]
-    layouts: Layouts
-    cached: bool = False
-
-
-class Feed(Protocol):
-    """What a session asks of the face above it. Nothing here may touch the event loop."""
-
-    @property
-    def tickets_are_slow(self) -> bool:
-        """Whether drawing a ticket may take a millisecond, and should be done in a thread."""
-
-    def layout_key(self, ticket: Ticket) -> int:
-        """Return which of the layouts the ticket's slot has."""
-
-    def items(self, ticket: Ticket) -> Sequence[Any]:
-        """Return the ticket's items."""
-
-    def items_are_quick(self, ticket: Ticket) -> bool:
-        """Tell whether that takes well under a millisecond."""
-
-    def place(self, ticket: Ticket, slot: ArenaSlot, extras: Extras) -> Placed:
-        """Return the arrays to deliver, over the slot or apart from it."""
-
-    def place_is_quick(self, ticket: Ticket) -> bool:
-        """Tell whether that takes well under a millisecond."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class SessionSpec:
-    """How a session is to run."""
-
-    feed: Feed
-    executor: Executor
-    layouts: tuple[Layouts, ...]
-    depth: int
-    ordered: bool
-    reclaim: Callable[[], object]
-    fetch: Callable[[Any], Awaitable[Any]] | None = None
-    max_concurrency: int = 64
-    retries: int = 0
-    item_timeout: float | None = None
-    caches: Mapping[int, Cache] | None = None
-
-
-@final
-@dataclass(slots=True)
-class Loaded:
-    """A batch on its way to the consumer; ``hold`` is its unit of depth."""
-
-    ticket: Ticket
-    placed: Placed
-    extras: Extras
-    nbytes: int
-    hold: object
 
 
 @final
@@ -120,7 +55,7 @@ class Session:
         self._tickets = tickets
         self._segment: Segment | None = None
         self._arena: Arena | None = None
-        self._fetcher: Fetcher | None = None
+        self._stages: Stages | None = None
         self._conveyor: Conveyor[Ticket, Loaded] | None = None
         self._driver: asyncio.Task[None] | None = None
         self._opened = anyio.Event()
@@ -209,6 +144,7 @@ class Session:
         spec = self._spec
         async with AsyncExitStack() as owned:
             executor = await owned.enter_async_context(spec.executor)
+            self._stages = Stages(spec, self.meter, self._helper, self._lookup)
             if spec.fetch is not None:
                 fetcher = Fetcher(
                     spec.fetch,
@@ -217,12 +153,12 @@ class Session:
                     retries=spec.retries,
                     timeout=spec.item_timeout,
                 )
-                self._fetcher = await owned.enter_async_context(fetcher)
+                self._stages.fetcher = await owned.enter_async_context(fetcher)
             while not self._closing:
                 self._again = anyio.Event()
                 belt = Conveyor(
                     self._tickets,
-                    self._work,
+                    self._stages,
                     gate=self._gate,
                     ordered=spec.ordered,
                     draw=self._draw if spec.feed.tickets_are_slow else None,
@@ -303,92 +239,3 @@ class Session:
         slot = await self._arena.acquire(self._spec.feed.layout_key(ticket), ticket.rows)
         self._loans[slot.index] = (ticket, None)
         return slot
-
-    async def _work(self, ticket: Ticket, slot: ArenaSlot) -> Loaded:
-        feed, meter = self._spec.feed, self.meter
-        cache = (self._spec.caches or {}).get(slot.layout_key)
-        rows: Sequence[int] = range(ticket.rows)
-        if cache is not None:
-            rows = await cache.fetch(ticket, slot)
-        extras: Extras = {}
-        if rows:
-            extras = await self._fill(ticket, slot, rows)
-        if rows and cache is not None:
-            started = time.perf_counter()
-            await cache.store(ticket, slot, rows)
-            meter.store_seconds += time.perf_counter() - started
-        nbytes = sum(array.nbytes for array in slot.arrays.values())
-        placed = await self._place(feed, ticket, slot, extras)
-        loaded = Loaded(ticket, placed, extras, nbytes, slot.hold)
-        slot.release()
-        return loaded
-
-    async def _fill(self, ticket: Ticket, slot: ArenaSlot, rows: Sequence[int]) -> Extras:
-        feed, meter, started = self._spec.feed, self.meter, time.perf_counter()
-        items: Sequence[Any] = ()
-        try:
-            if feed.items_are_quick(ticket):
-                items = feed.items(ticket)
-            else:
-                items = await self._foreign(self._lookup, feed.items, ticket)
-            seeds: Sequence[int | None] = ticket.seeds or (None,) * ticket.rows
-            wanted = items
-            if len(rows) != ticket.rows:
-                wanted = [items[row] for row in rows]
-                seeds = take_seeds(seeds, rows)
-            filled = await self._fill_from(slot, rows, wanted, seeds)
-        except Exception as error:
-            explained = explain(error, ticket, items)
-        else:
-            meter.span("load", started, time.perf_counter() - started)
-            meter.load_seconds += filled.seconds
-            meter.retries += filled.retries
-            return filled.extras or {}
-        try:
-            raise explained  # out here, where it does not get `error` as its context
-        finally:
-            del explained  # nor is it kept by its own frame
-
-    async def _fill_from(
-        self, slot: ArenaSlot, rows: Sequence[int], items: Sequence[Any], seeds: Any
-    ) -> Filled:
-        if self._fetcher is None:
-            return await self._spec.executor.fill(slot, rows, items, seeds)
-        started = time.perf_counter()
-        fetched = await self._fetcher.fill(slot, rows, items, seeds)
-        span = fetched.finished - started
-        self.meter.span("fetch", started, span)
-        self.meter.span("load", started, -span)  # `_fill` measures the whole
-        self.meter.fetch_seconds += fetched.seconds
-        self.meter.retries += fetched.retries
-        return fetched.filled
-
-    async def _place(self, feed: Feed, ticket: Ticket, slot: ArenaSlot, extras: Extras) -> Placed:
-        started = time.perf_counter()
-        try:
-            if feed.place_is_quick(ticket):
-                return feed.place(ticket, slot, extras)
-            return await self._foreign(self._helper, feed.place, ticket, slot, extras)
-        except Exception as error:
-            explained = explain(error, ticket, (), stage="place")
-        finally:
-            self.meter.place_seconds += time.perf_counter() - started
-            self.meter.span("place", started, time.perf_counter() - started)
-        try:
-            raise explained
-        finally:
-            del explained
-
-    async def _foreign(
-        self, thread: ThreadPoolExecutor, function: Callable[..., T], *args: Any
-    ) -> T:
-        def call() -> T | Foreign:
-            try:
-                return function(*args)
-            except BaseException as error:
-                return Foreign(error)
-
-        result = await self._loop.run_in_executor(thread, call)
-        if isinstance(result, Foreign):
-            raise result
-        return result

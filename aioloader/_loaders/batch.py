@@ -12,7 +12,7 @@ from aioloader._device.placement import check_placed
 if TYPE_CHECKING:
     import jax
 
-    from aioloader._engine.session import Loaded
+    from aioloader._engine.stages import Loaded
     from aioloader._loaders.group import DataGroup
     from aioloader.protocols import Layouts
 

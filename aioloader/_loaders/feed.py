@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, final
 
 from aioloader._device.placement import Placer, check_placed
-from aioloader._engine.session import Placed
+from aioloader._engine.stages import Placed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,25 +55,22 @@ class GroupFeed:
         """Place a loaded batch, and check what a strategy of the user's made of it."""
         group = self.group(ticket)
         placed = self._placer.place(slot.arrays, slot.layouts, extras, group)
-        if not self._placer.is_custom:
-            return Placed(placed, slot.layouts)  # as it was declared, by construction
-        candidates = {"loader_arrays": slot.layouts}
-        if group.cache_size is not None:
+        if not self._placer.is_custom:  # as it was declared, by construction
+            return Placed(placed, slot.layouts, cached=slot.adopted)
+        candidates = {"cache_arrays" if slot.adopted else "loader_arrays": slot.layouts}
+        if group.cache_size is not None and not slot.adopted:
             cached = group.layouts_of(ticket.rows, cached=True)
             assert cached is not None
             candidates["cache_arrays"] = cached
         matched = check_placed(placed, candidates, "what place returned")
         return Placed(placed, candidates[matched], cached=matched == "cache_arrays")
 
-    def place_is_quick(self, ticket: Ticket) -> bool:
+    def place_is_quick(self, slot: ArenaSlot) -> bool:
         """Tell whether placing takes well under a millisecond."""
-        return self._placer.is_quick(self.layouts[self.layout_key(ticket)])
+        return self._placer.is_quick(slot.layouts)
 
 
 def _layouts(group: DataGroup[Any]) -> Layouts:
-    if group.loader_layouts is None:
-        raise ValueError(
-            f"{group!r} has no loader_arrays, so that its batches could only come from a cache: "
-            "give it loader_arrays"
-        )
-    return group.loader_layouts
+    layouts = group.loader_layouts or group.cache_layouts
+    assert layouts is not None  # a group has one of them
+    return layouts

@@ -14,7 +14,8 @@ import anyio.lowlevel
 
 from aioloader._device.placement import Placer, reclaim
 from aioloader._engine.progress import Progress
-from aioloader._engine.session import Loaded, Session, SessionSpec
+from aioloader._engine.session import Session
+from aioloader._engine.stages import Loaded, SessionSpec
 from aioloader._engine.statistics import LoaderStatistics, Meter
 from aioloader._executors.choosing import choose_executor
 from aioloader._loaders.batch import Batch, TrainingBatch, ValidationBatch

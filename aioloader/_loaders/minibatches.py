@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, final
 import anyio
 
 from aioloader._device.placement import reclaim
-from aioloader._engine.session import Session, SessionSpec
+from aioloader._engine.session import Session
+from aioloader._engine.stages import SessionSpec
 from aioloader._executors.choosing import choose_executor
 from aioloader._executors.failures import Failure
 from aioloader._executors.recipes import is_coroutine_function

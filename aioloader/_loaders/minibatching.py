@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from aioloader._engine.session import Placed
+from aioloader._engine.stages import Placed
 from aioloader._memory.layout import layout_bytes, make_layouts
 from aioloader._memory.tree import Structure, flatten, stack, unflatten
 from aioloader._order.arguments import whole_number
@@ -281,6 +281,6 @@ class MinibatchFeed:
             self._leases.append(weakref.ref(slot.hold))
         return Placed({"tree": self._probe.read(arrays, extras, ticket.rows)}, slot.layouts)
 
-    def place_is_quick(self, ticket: Ticket) -> bool:
+    def place_is_quick(self, slot: ArenaSlot) -> bool:
         """Tell whether that takes well under a millisecond."""
         return self._is_quick

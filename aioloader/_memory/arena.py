@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aioloader._audit import Audit
-    from aioloader.protocols import Arrays, Layouts, Segment
+    from aioloader.protocols import Arrays, Extras, Layouts, Segment
 
 __all__ = ["Arena", "ArenaSlot", "slot_bytes"]
 
@@ -45,7 +45,10 @@ class ArenaSlot:
         self, lease: Any, index: int, offset: int, layout_key: int, layouts: Layouts, rows: int
     ) -> None:
         self._lease = lease
+        self._finalizer: weakref.finalize[..., Any] | None = None
         self._arrays: Arrays | None = None
+        self.extras: Extras = {}
+        self.adopted = False
         self.index = index
         self.offset = offset
         self.layout_key = layout_key
@@ -69,6 +72,22 @@ class ArenaSlot:
         if self._lease is None:
             raise RuntimeError(f"slot {self.index} has been released")
         return self._lease
+
+    def adopt(self, buffer: Any, offset: int, layouts: Layouts, extras: Extras) -> None:
+        """Back this loan by other memory, such as a mapped file: the permit stays the same.
+
+        ``buffer`` is writable, and ``layouts`` count from ``offset`` in it. For before anything
+        has taken the arrays or the hold; the slot's own memory lies idle until it returns.
+        """
+        lease, finalizer = self.hold, self._finalizer
+        kind: Any = type("Lease", (ctypes.c_char * layout_bytes(layouts),), {})
+        self._lease = kind.from_buffer(buffer, offset)
+        self._arrays = None
+        if finalizer is not None and (call := finalizer.detach()) is not None:
+            _, ended, args, _ = call
+            self._finalizer = _finalize(self._lease, ended, *args)
+        del lease
+        self.layouts, self.extras, self.adopted = layouts, extras, True
 
     def release(self) -> None:
         """Drop this object's own hold; the slot returns once nothing else has one."""
@@ -152,8 +171,9 @@ class Arena:
     def _lend(self, index: int, layout_key: int, rows: int) -> ArenaSlot:
         offset = index * self._slot_bytes
         lease = self._lease_type.from_buffer(self._segment.buffer, offset)
-        weakref.finalize(lease, self._ended, index).atexit = False
-        return ArenaSlot(lease, index, offset, layout_key, self._laid_out(layout_key, rows), rows)
+        slot = ArenaSlot(lease, index, offset, layout_key, self._laid_out(layout_key, rows), rows)
+        slot._finalizer = _finalize(lease, self._ended, index)
+        return slot
 
     def _audited(self, audit: Audit) -> FreeSlots:
         segment, layouts = self._segment, self._layouts
@@ -185,6 +205,12 @@ class Arena:
         self._free.append(index)
         if self._waiter is not None:
             self._waiter.set()
+
+
+def _finalize(lease: Any, ended: Callable[..., Any], *args: Any) -> weakref.finalize[..., Any]:
+    finalizer = weakref.finalize(lease, ended, *args)
+    finalizer.atexit = False
+    return finalizer
 
 
 def _whereabouts(layouts: tuple[Layouts, ...], byte: int) -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import numpy as np
 
-from aioloader._engine.session import Placed, Session, SessionSpec
+from aioloader._engine.session import Session
+from aioloader._engine.stages import Placed, SessionSpec
 from aioloader._memory.layout import make_layouts
 from aioloader._memory.segment import PrivateSegment
 from aioloader.errors import ItemError
@@ -60,7 +61,7 @@ class Feed:
             arrays = {name: array.copy() for name, array in arrays.items()}
         return Placed(arrays, slot.layouts)
 
-    def place_is_quick(self, ticket: Ticket) -> bool:
+    def place_is_quick(self, slot: Any) -> bool:
         return not self.slow
 
 

@@ -18,7 +18,7 @@ from support import both_loops, run_on, until
 
 from aioloader._memory import arena as module
 from aioloader._memory.arena import PAGE, Arena, ArenaSlot, slot_bytes
-from aioloader._memory.layout import make_layouts
+from aioloader._memory.layout import layout_bytes, make_layouts
 from aioloader._memory.segment import PrivateSegment
 
 if TYPE_CHECKING:
@@ -456,3 +456,44 @@ def another(thing: Any, kind: str) -> Any:
     if isinstance(thing, np.ndarray):
         return thing[:1] if kind == "view" else memoryview(thing)
     return np.frombuffer(thing, "uint8", 1)
+
+
+# Memory of others ---------------------------------------------------------------------------------
+
+
+async def test_a_loan_may_be_backed_by_other_memory() -> None:
+    """The batch lies there; the slot is on loan until nothing reads that memory."""
+    arena = make_arena(1)
+    slot = await arena.acquire(0, ROWS)
+    memory = bytearray(64 + layout_bytes(LARGE))
+    np.frombuffer(memory, "float32", 10_000, 64)[:] = np.arange(10_000)
+    slot.adopt(memory, 64, LARGE, {"word": ["a", "b"]})
+    assert slot.adopted
+    assert slot.extras == {"word": ["a", "b"]}
+    assert slot.layouts is LARGE
+    view = slot.arrays["z"][1, -3:]
+    slot.release()
+    del slot
+    await asyncio.sleep(0.01)
+    assert arena.on_loan == 1
+    assert view.tolist() == [9997.0, 9998.0, 9999.0]
+    del view
+    await until(lambda: arena.on_loan == 0)
+    again = await arena.acquire(0, ROWS)
+    assert not again.adopted
+    assert set(again.arrays) == {"x", "y"}
+    again.release()
+    del again
+    await until(lambda: arena.on_loan == 0)
+    arena.close()
+
+
+async def test_memory_that_was_adopted_outlives_the_arena() -> None:
+    arena = make_arena(1)
+    slot = await arena.acquire(0, ROWS)
+    slot.adopt(bytearray(layout_bytes(LARGE)), 0, LARGE, {})
+    view = slot.arrays["z"]
+    slot.release()
+    arena.close()
+    view[...] = 7
+    assert view.sum() == 70_000

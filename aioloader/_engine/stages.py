@@ -1,0 +1,204 @@
+"""Stages: what becomes of one batch once it has a slot; remember, load, store and place."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final
+
+from aioloader._engine.explaining import Foreign, explain
+from aioloader.protocols import take_seeds
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from concurrent.futures import ThreadPoolExecutor
+
+    from aioloader._engine.fetching import Fetcher
+    from aioloader._engine.statistics import Meter
+    from aioloader._memory.arena import ArenaSlot
+    from aioloader.protocols import Cache, Executor, Extras, Filled, Layouts, Ticket
+
+__all__ = ["Feed", "Loaded", "Placed", "SessionSpec", "Stages"]
+
+T = TypeVar("T")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Arrays as the consumer gets them, their layouts, and whether those are the cache's."""
+
+    arrays: Mapping[str, Any]
+    layouts: Layouts
+    cached: bool = False
+
+
+class Feed(Protocol):
+    """What a session asks of the face above it. Nothing here may touch the event loop."""
+
+    @property
+    def tickets_are_slow(self) -> bool:
+        """Whether drawing a ticket may take a millisecond, and should be done in a thread."""
+
+    def layout_key(self, ticket: Ticket) -> int:
+        """Return which of the layouts the ticket's slot has."""
+
+    def items(self, ticket: Ticket) -> Sequence[Any]:
+        """Return the ticket's items."""
+
+    def items_are_quick(self, ticket: Ticket) -> bool:
+        """Tell whether that takes well under a millisecond."""
+
+    def place(self, ticket: Ticket, slot: ArenaSlot, extras: Extras) -> Placed:
+        """Return the arrays to deliver, over the slot or apart from it."""
+
+    def place_is_quick(self, slot: ArenaSlot) -> bool:
+        """Tell whether that takes well under a millisecond."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SessionSpec:
+    """How a session is to run."""
+
+    feed: Feed
+    executor: Executor
+    layouts: tuple[Layouts, ...]
+    depth: int
+    ordered: bool
+    reclaim: Callable[[], object]
+    fetch: Callable[[Any], Awaitable[Any]] | None = None
+    max_concurrency: int = 64
+    retries: int = 0
+    item_timeout: float | None = None
+    caches: Mapping[int, Cache] | None = None
+
+
+@final
+@dataclass(slots=True)
+class Loaded:
+    """A batch on its way to the consumer; ``hold`` is its unit of depth."""
+
+    ticket: Ticket
+    placed: Placed
+    extras: Extras
+    nbytes: int
+    hold: object
+
+
+@final
+class Stages:
+    """One batch's way from a slot on loan to arrays for the consumer.
+
+    User code that may take long runs in the session's two threads, ``lookup`` and ``helper``.
+    """
+
+    def __init__(
+        self,
+        spec: SessionSpec,
+        meter: Meter,
+        helper: ThreadPoolExecutor,
+        lookup: ThreadPoolExecutor,
+    ) -> None:
+        self._spec = spec
+        self._meter = meter
+        self._helper = helper
+        self._lookup = lookup
+        self._loop = asyncio.get_running_loop()
+        self.fetcher: Fetcher | None = None
+
+    async def __call__(self, ticket: Ticket, slot: ArenaSlot) -> Loaded:
+        """Take a batch through all stages; ``slot`` is its own from the beginning."""
+        cache = (self._spec.caches or {}).get(slot.layout_key)
+        rows: Sequence[int] = range(ticket.rows)
+        if cache is not None:
+            rows = await self._remember(cache, ticket, slot)
+        if rows:
+            slot.extras = await self._fill(ticket, slot, rows)
+        if rows and cache is not None:
+            started = time.perf_counter()
+            await cache.store(ticket, slot, rows)
+            self._meter.store_seconds += time.perf_counter() - started
+        nbytes = sum(array.nbytes for array in slot.arrays.values())
+        placed = await self._place(ticket, slot)
+        loaded = Loaded(ticket, placed, slot.extras, nbytes, slot.hold)
+        slot.release()
+        return loaded
+
+    async def _remember(self, cache: Cache, ticket: Ticket, slot: ArenaSlot) -> Sequence[int]:
+        started = time.perf_counter()
+        try:
+            return await cache.fetch(ticket, slot)
+        finally:
+            self._meter.span("load", started, time.perf_counter() - started)
+
+    async def _fill(self, ticket: Ticket, slot: ArenaSlot, rows: Sequence[int]) -> Extras:
+        feed, meter, started = self._spec.feed, self._meter, time.perf_counter()
+        items: Sequence[Any] = ()
+        try:
+            if feed.items_are_quick(ticket):
+                items = feed.items(ticket)
+            else:
+                items = await self._foreign(self._lookup, feed.items, ticket)
+            seeds: Sequence[int | None] = ticket.seeds or (None,) * ticket.rows
+            wanted = items
+            if len(rows) != ticket.rows:
+                wanted = [items[row] for row in rows]
+                seeds = take_seeds(seeds, rows)
+            filled = await self._fill_from(slot, rows, wanted, seeds)
+        except Exception as error:
+            explained = explain(error, ticket, items)
+        else:
+            meter.span("load", started, time.perf_counter() - started)
+            meter.load_seconds += filled.seconds
+            meter.retries += filled.retries
+            return filled.extras or {}
+        try:
+            raise explained  # out here, where it does not get `error` as its context
+        finally:
+            del explained  # nor is it kept by its own frame
+
+    async def _fill_from(
+        self, slot: ArenaSlot, rows: Sequence[int], items: Sequence[Any], seeds: Any
+    ) -> Filled:
+        if self.fetcher is None:
+            return await self._spec.executor.fill(slot, rows, items, seeds)
+        started = time.perf_counter()
+        fetched = await self.fetcher.fill(slot, rows, items, seeds)
+        span = fetched.finished - started
+        self._meter.span("fetch", started, span)
+        self._meter.span("load", started, -span)  # `_fill` measures the whole
+        self._meter.fetch_seconds += fetched.seconds
+        self._meter.retries += fetched.retries
+        return fetched.filled
+
+    async def _place(self, ticket: Ticket, slot: ArenaSlot) -> Placed:
+        feed, started = self._spec.feed, time.perf_counter()
+        try:
+            if feed.place_is_quick(slot):
+                return feed.place(ticket, slot, slot.extras)
+            return await self._foreign(self._helper, feed.place, ticket, slot, slot.extras)
+        except Exception as error:
+            explained = explain(error, ticket, (), stage="place")
+        finally:
+            self._meter.place_seconds += time.perf_counter() - started
+            self._meter.span("place", started, time.perf_counter() - started)
+        try:
+            raise explained
+        finally:
+            del explained
+
+    async def _foreign(
+        self, thread: ThreadPoolExecutor, function: Callable[..., T], *args: Any
+    ) -> T:
+        def call() -> T | Foreign:
+            try:
+                return function(*args)
+            except BaseException as error:
+                return Foreign(error)
+
+        result = await self._loop.run_in_executor(thread, call)
+        if isinstance(result, Foreign):
+            raise result
+        return result
