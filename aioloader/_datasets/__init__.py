@@ -1,0 +1,1 @@
+"""Datasets: lazy pipelines of elements, by index or by iteration."""
