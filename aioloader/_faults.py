@@ -46,7 +46,7 @@ POINTS: Mapping[str, str] = {
     "idle": "a worker is about to wait for work",
     "shutdown": "a worker has been told to end",
     "fetch": "an item is about to be fetched, on the event loop",
-    "cache_write": "a cache entry is half written",
+    "cache_write": "a cache entry is being written, between any two system calls",
 }
 """Where a fault may strike. Row points exist in every kind of executor, the others in workers."""
 

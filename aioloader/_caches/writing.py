@@ -1,0 +1,352 @@
+"""Writing: entries into a directory, a bounded number at once, whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import itertools
+import os
+import re
+import traceback
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, final
+
+import aiofiles
+import anyio
+
+from aioloader._faults import Trigger, armed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from aioloader._caches.directory import Directory
+    from aioloader._caches.entry import EntryFormat, EntryKey
+
+__all__ = ["Temporary", "Writer", "is_left_over", "publish_bytes", "sweep"]
+
+T = TypeVar("T")
+
+_CHUNK = 4 << 20
+_TEMPORARY = re.compile(r"\.(\d{1,10})-(\d{1,20})-(\d{1,20})\.tmp")
+_SHOWS_PROCESSES = Path("/proc/self/stat").exists()
+_numbers = itertools.count()
+
+
+@final
+class Temporary:
+    """An unfinished file, whose name says which process it belongs to."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        pid = os.getpid()
+        self.name = f".{pid}-{_start_time(pid) or 0}-{next(_numbers)}.tmp"
+        self._descriptor: int | None = None
+        self._exists = False
+
+    def open(self) -> int:
+        """Make the file and return its descriptor."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        folder = self._directory.descriptor
+        descriptor = self._descriptor = os.open(self.name, flags, 0o666, dir_fd=folder)
+        self._exists = True
+        return descriptor
+
+    def lock(self) -> None:
+        """Have it seen that this process lives, also by those who do not see processes."""
+        assert self._descriptor is not None
+        with contextlib.suppress(OSError):  # not every file system has locks
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def link(self, name: str) -> bool:
+        """Give the file a name beside it, unless there is one; tells whether there was none."""
+        folder = self._directory.descriptor
+        try:
+            os.link(self.name, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links: then the last one stays, and is as whole
+            self.replace(self._directory, name)
+        return True
+
+    def replace(self, folder: Directory, name: str) -> None:
+        """Give the file its place, whatever is there."""
+        source, target = self._directory.descriptor, folder.descriptor
+        os.replace(self.name, name, src_dir_fd=source, dst_dir_fd=target)
+        self._exists = False
+
+    def end(self) -> None:
+        """Close it, and remove it if it has not found its place; harmless to repeat."""
+        descriptor, self._descriptor = self._descriptor, None
+        exists, self._exists = self._exists, False
+        with contextlib.suppress(OSError):
+            if exists:
+                self._directory.remove(self.name)
+        if descriptor is not None:
+            with contextlib.suppress(OSError):  # what is late, as on a full share, is lost
+                os.close(descriptor)
+
+
+def sweep(directory: Directory) -> int:
+    """Remove unfinished files of processes that have ended; returns how many."""
+    swept = 0
+    for name in list(directory.names()):
+        if is_left_over(directory, name):
+            with contextlib.suppress(OSError):
+                directory.remove(name)
+                swept += 1
+    return swept
+
+
+def is_left_over(directory: Directory, name: str) -> bool:
+    """Tell whether a file is unfinished and belongs to no living process.
+
+    A process that lives in another container is not to be seen, but its lock is.
+    """
+    found = _TEMPORARY.fullmatch(name)
+    if found is None or _lives(int(found[1]), int(found[2])):
+        return False
+    try:
+        descriptor = directory.open_file(name)
+    except Exception:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def publish_bytes(directory: Directory, name: str, raw: bytes) -> None:
+    """Make a small file, whole, unless there is one of that name: the first one stays."""
+    temporary = Temporary(directory)
+    try:
+        with open(temporary.open(), "wb", buffering=0, closefd=False) as file:
+            temporary.lock()
+            if file.write(raw) != len(raw):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        temporary.link(name)
+    finally:
+        temporary.end()
+
+
+def _start_time(pid: int) -> int | None:
+    """Return when a process started, or None where it has ended or that is not to be known."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == b"Z" else int(fields[19])
+
+
+def _lives(pid: int, start_time: int) -> bool:
+    if _SHOWS_PROCESSES:
+        return _start_time(pid) == start_time
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+@final
+class _Job:
+    """What is to be written; lets go of it when it has been, or never will be."""
+
+    def __init__(
+        self,
+        key: EntryKey,
+        arrays: Mapping[str, Any],
+        extras: Mapping[str, Sequence[object]],
+        hold: object,
+    ) -> None:
+        self.key = key
+        self.arrays = arrays
+        self.extras = extras
+        self._hold = hold
+        self._pieces: deque[memoryview] = deque()
+
+    def encoded(self, pieces: Iterable[Any]) -> None:
+        self._pieces.extend(memoryview(piece) for piece in pieces if len(piece))
+
+    @property
+    def rest(self) -> memoryview | None:
+        """What is left of the first piece, which is not empty."""
+        return self._pieces[0] if self._pieces else None
+
+    def written(self, count: int) -> None:
+        piece = self._pieces.popleft()
+        if count < len(piece):
+            self._pieces.appendleft(piece[count:])
+
+    def drop(self) -> None:
+        self.arrays, self.extras, self._hold = {}, {}, None
+        self._pieces.clear()
+
+
+@final
+class Writer:
+    """Write entries on one event loop, in threads, ``cachers`` at a time.
+
+    What goes wrong costs the entry and nothing else; ``done`` is told what became of each.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        form: EntryFormat,
+        done: Callable[[EntryKey, Exception | None], None],
+        *,
+        cachers: int,
+        fsync: bool,
+    ) -> None:
+        self._directory = directory
+        self._form = form
+        self._done = done
+        self._fsync = fsync
+        self._most = 2 * cachers
+        # A thread for each: what is asked of a file is done in that order, also when nobody
+        # waits for it any more.
+        self._threads = [ThreadPoolExecutor(1, "aioloader-cache-write") for _ in range(cachers)]
+        self._free = list(self._threads)
+        self._limiter = anyio.CapacityLimiter(cachers)
+        self._tasks: dict[EntryKey, asyncio.Task[None]] = {}
+        plan = armed()
+        self._trigger = Trigger(plan) if plan else None
+
+    def __repr__(self) -> str:
+        return f"<Writer: {self.pending} entries to write>"
+
+    @property
+    def pending(self) -> int:
+        """How many entries are being written, or wait for it."""
+        return len(self._tasks)
+
+    def write(
+        self,
+        key: EntryKey,
+        arrays: Mapping[str, Any],
+        extras: Mapping[str, Sequence[object]],
+        hold: object,
+    ) -> asyncio.Future[None]:
+        """Write an entry some time; what is to be written already is not written twice."""
+        if key in self._tasks:
+            return self._tasks[key]
+        job = _Job(key, arrays, extras, hold)
+        task = asyncio.get_running_loop().create_task(
+            self._run(job), name=f"aioloader-cache-write {key}"
+        )
+        self._tasks[key] = task
+
+        def end(_: object) -> None:
+            del self._tasks[key]
+            job.drop()
+
+        task.add_done_callback(end)
+        return task
+
+    async def room(self) -> None:
+        """Wait while more entries wait to be written than twice as many as are at once."""
+        while self.pending > self._most:
+            await asyncio.wait(list(self._tasks.values()), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.sleep(0)  # until the callbacks of those that are done have run
+
+    async def flush(self) -> None:
+        """Wait until everything is written that is to be written now."""
+        if self._tasks:
+            await asyncio.wait(list(self._tasks.values()))
+            await asyncio.sleep(0)
+
+    async def aclose(self) -> None:
+        """Wait until everything is written; if cancelled, give up what is not, and its files."""
+        try:
+            await self.flush()
+        finally:
+            tasks = list(self._tasks.values())
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                with anyio.CancelScope(shield=True):
+                    await asyncio.wait(tasks)
+            for thread in self._threads:
+                thread.shutdown(wait=False)
+
+    async def _run(self, job: _Job) -> None:
+        failure: Exception | None = None
+        try:
+            async with self._limiter:
+                thread = self._free.pop()
+                try:
+                    await self._write(job, thread)
+                finally:
+                    self._free.append(thread)
+        except Exception as error:
+            failure = error
+        except BaseException as error:
+            # Whoever notes the end of the task may keep the cancellation in a circle of
+            # references, and with it what the frames refer to: arrays, and through them a slot.
+            traceback.clear_frames(error.__traceback__)
+            raise
+        if failure is not None:
+            failure = failure.with_traceback(None)
+        job.drop()
+        self._done(job.key, failure)
+
+    async def _write(self, job: _Job, thread: ThreadPoolExecutor) -> None:
+        temporary = Temporary(self._directory)
+
+        async def call(function: Callable[..., T], *args: Any) -> T:
+            return await asyncio.get_running_loop().run_in_executor(thread, function, *args)
+
+        async def step() -> None:
+            if self._trigger is not None:
+                await call(self._trigger.visit, "cache_write")
+
+        try:
+            await call(self._encode, job)
+            await step()
+            descriptor = await call(temporary.open)
+            await step()
+            await call(temporary.lock)
+            async with aiofiles.open(
+                descriptor, "wb", buffering=0, closefd=False, executor=thread
+            ) as file:
+                while (rest := job.rest) is not None:
+                    await step()
+                    job.written(await file.write(rest[:_CHUNK]))
+            await step()
+            if self._fsync:
+                await call(os.fsync, descriptor)
+            folder, (*folders, name) = self._directory, job.key.path
+            for each in folders:
+                folder = await call(folder.make, each)
+                await step()
+            await call(temporary.replace, folder, name)
+            await step()
+        finally:
+            await _finish(asyncio.wrap_future(thread.submit(temporary.end)))
+
+    def _encode(self, job: _Job) -> None:
+        job.encoded(self._form.encode(job.key, job.arrays, job.extras))
+
+
+async def _finish(future: asyncio.Future[T]) -> T:
+    """Wait for something that goes on whoever is cancelled; then raise the cancellation."""
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return future.result()
