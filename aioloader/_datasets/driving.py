@@ -1,0 +1,291 @@
+"""Driving: one element after the other, for `next` and for `anext`, from one `_advance`."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import functools
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+from aioloader._datasets.hosts import Host
+from aioloader._datasets.requests import Bell
+from aioloader._iterating import refuse_in_loop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from aioloader._datasets.requests import Request
+
+__all__ = ["Driver"]
+
+_TURN_SECONDS = 0.001
+_TURN_ELEMENTS = 512
+
+
+@final
+@dataclass(slots=True)
+class _Outcome:
+    """What one call of `_advance` came to, and the position behind it."""
+
+    element: Any = None
+    error: BaseException | None = None
+    is_last: bool = False
+    state: dict[str, Any] | None = None
+
+
+@final
+class _Turn:
+    """Some elements in a row, made by the host's thread."""
+
+    def __init__(self) -> None:
+        self.done = Bell()
+        self.outcomes: list[_Outcome] = []
+        self.is_over = False
+
+
+@final
+class Driver:
+    """Drives an iterator that a program iterates over; iterators below it need none.
+
+    `_advance` is a coroutine of which only awaits of requests suspend. `next` runs it in the
+    calling thread, and blocks where it suspends. `anext` runs it on the loop, if it is safe
+    there, and otherwise in a thread, for about a millisecond at a time: what that makes
+    beyond the one element lies ready, each with the position behind it, and `get_state` is
+    always that of the last delivered one. A coroutine that has been suspended when a wait was
+    cancelled or interrupted is kept, and the next call goes on with it.
+
+    The driver does not refer to its iterator, which is handed to each method: it would
+    otherwise be collected late.
+    """
+
+    def __init__(self) -> None:
+        self._host = Host()
+        self._plain = False  # whether `next` has nothing to look after
+        self._coroutine: Coroutine[Any, Any, Any] | None = None
+        self._request: Request | None = None
+        self._ready: deque[_Outcome] = deque()
+        self._turn: _Turn | None = None
+        self._restoring: Callable[[], None] | None = None
+        self._delivered: dict[str, Any] | None = None
+        self._looking: int | None = None
+        self._breath = 0.0
+
+    # Positions
+
+    def position(self) -> dict[str, Any] | None:
+        """Return the state behind the last delivered element; None says that it is the tree's."""
+        if self._delivered is None or self._looking == threading.get_ident():
+            return None
+        return copy.deepcopy(self._delivered)
+
+    def restore(self, iterator: Any, state: dict[str, Any], apply: Callable[[], None]) -> None:
+        """Go to ``state`` by ``apply``: now, or when the thread has left the iterator alone."""
+        self._ready.clear()
+        self._plain = False
+        if self._turn is not None and not self._turn.is_over:
+            self._restoring, self._delivered = apply, copy.deepcopy(state)
+            return
+        self._turn = self._coroutine = self._request = self._delivered = None
+        apply()
+
+    def close(self) -> None:
+        """Let go of everything, without waiting."""
+        self._plain = False
+        self._ready.clear()
+        if self._turn is None or self._turn.is_over:
+            self._coroutine = self._request = None
+        self._host.close()
+
+    def _state_of(self, iterator: Any) -> dict[str, Any]:
+        self._looking = threading.get_ident()
+        try:
+            return iterator.get_state()  # type: ignore[no-any-return]
+        finally:
+            self._looking = None
+
+    def _settle(self, iterator: Any) -> None:
+        if not self._ready and self._coroutine is None and self._turn is None:
+            self._delivered = None
+            self._plain = not iterator._waits and not iterator._closed
+
+    # Plain iteration
+
+    def next(self, iterator: Any) -> Any:
+        """Return the next element, in this thread."""
+        if not self._plain:
+            return self._next_with_care(iterator)
+        advancing = iterator._advance()
+        try:
+            request = advancing.send(None)
+        except StopIteration as done:
+            return done.value
+        except StopAsyncIteration:
+            raise StopIteration from None
+        self._coroutine, self._request = advancing, request
+        return self._next_with_care(iterator)
+
+    def _next_with_care(self, iterator: Any) -> Any:
+        _refuse_closed(iterator)
+        if iterator._is_async:
+            refuse_in_loop("async for ... in ...")
+        if self._turn is not None:
+            self._turn.done.block()
+            self._take_turn()
+        if self._ready:
+            return self._deliver(iterator, StopIteration)
+        self._use(iterator, None)
+        outcome = self._run(iterator, may_block=True)
+        assert outcome is not None
+        self._settle(iterator)
+        return self._unwrap(outcome, StopIteration)
+
+    def _use(self, iterator: Any, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._host.use(loop)
+        if iterator._is_async and self._host.has_moved:
+            # What is under way belongs to another loop: it is made again on this one.
+            state = self._delivered or self._state_of(iterator)
+            self._coroutine = self._request = self._delivered = None
+            self._ready.clear()
+            self._host.close()
+            iterator.set_state(state)
+
+    def _run(self, iterator: Any, *, may_block: bool) -> _Outcome | None:
+        """Go on to the next outcome, in a thread; None if it has to be waited for."""
+        value: Any = None
+        if self._coroutine is None:
+            if iterator._waits:
+                self._delivered = self._state_of(iterator)
+            self._coroutine = iterator._advance()
+        resume = self._coroutine.send
+        while True:
+            if self._request is not None:
+                if self._request.may_wait and not may_block:
+                    return None
+                try:
+                    value = self._request.block(self._host)
+                except Exception as error:
+                    resume, value = self._coroutine.throw, error
+            try:
+                self._request = resume(value)
+            except BaseException as error:
+                self._coroutine = self._request = None
+                return _outcome_of(error)
+            resume, value = self._coroutine.send, None
+
+    # Iteration on a loop
+
+    async def anext(self, iterator: Any) -> Any:
+        """Return the next element, without blocking the loop."""
+        _refuse_closed(iterator)
+        await self._breathe()
+        if not self._ready:
+            self._plain = False
+            if self._turn is None:
+                self._use(iterator, asyncio.get_running_loop())
+                if iterator._loop_safe:
+                    outcome = await self._run_here(iterator)
+                    self._settle(iterator)
+                    return self._unwrap(outcome, StopAsyncIteration)
+            await self._wait_for_turn(iterator)
+        return self._deliver(iterator, StopAsyncIteration)
+
+    async def _breathe(self) -> None:
+        # Who never has to wait would keep others from the loop.
+        if time.perf_counter() - self._breath > _TURN_SECONDS:
+            await asyncio.sleep(0)
+            self._breath = time.perf_counter()
+
+    async def _run_here(self, iterator: Any) -> _Outcome:
+        value: Any = None
+        if self._coroutine is None:
+            self._delivered = self._state_of(iterator)
+            self._coroutine = iterator._advance()
+        resume = self._coroutine.send
+        while True:
+            if self._request is not None:
+                await self._breathe()
+                try:
+                    value = await self._request.wait(self._host)
+                except Exception as error:
+                    resume, value = self._coroutine.throw, error
+            try:
+                self._request = resume(value)
+            except BaseException as error:
+                self._coroutine = self._request = None
+                return _outcome_of(error)
+            resume, value = self._coroutine.send, None
+
+    async def _wait_for_turn(self, iterator: Any) -> None:
+        while not self._ready:
+            if self._turn is None:
+                if self._delivered is None:
+                    self._delivered = self._state_of(iterator)
+                self._use(iterator, asyncio.get_running_loop())
+                turn = self._turn = _Turn()
+                self._host.submit(functools.partial(self._make, iterator, turn))
+            await self._turn.done.wait()
+            self._take_turn()
+
+    def _make(self, iterator: Any, turn: _Turn) -> None:
+        try:
+            deadline = time.perf_counter() + _TURN_SECONDS
+            while True:
+                outcome = self._run(iterator, may_block=not turn.outcomes)
+                if outcome is None:
+                    break
+                turn.outcomes.append(outcome)
+                outcome.state = self._state_of(iterator)
+                late = time.perf_counter() > deadline or len(turn.outcomes) >= _TURN_ELEMENTS
+                if late or outcome.is_last or outcome.error is not None:
+                    break
+        except BaseException as error:
+            turn.outcomes.append(_Outcome(error=error))
+        finally:
+            turn.is_over = True
+            turn.done.ring()
+
+    def _take_turn(self) -> None:
+        turn, self._turn = self._turn, None
+        assert turn is not None
+        restoring, self._restoring = self._restoring, None
+        if restoring is None:
+            self._ready.extend(turn.outcomes)
+        else:
+            self._coroutine = self._request = self._delivered = None
+            restoring()
+
+    # Delivery
+
+    def _deliver(self, iterator: Any, end: type[Exception]) -> Any:
+        outcome = self._ready.popleft()
+        self._delivered = outcome.state
+        self._settle(iterator)
+        return self._unwrap(outcome, end)
+
+    def _unwrap(self, outcome: _Outcome, end: type[Exception]) -> Any:
+        if outcome.is_last:
+            self._host.close()
+            raise end
+        if outcome.error is None:
+            return outcome.element
+        try:
+            raise outcome.error
+        finally:
+            del outcome  # the error would refer to itself
+
+
+def _refuse_closed(iterator: Any) -> None:
+    if iterator._closed:
+        raise ValueError("this iterator has been closed: make another with `iter(dataset)`")
+
+
+def _outcome_of(raised: BaseException) -> _Outcome:
+    if isinstance(raised, StopIteration):
+        return _Outcome(raised.value)
+    if isinstance(raised, StopAsyncIteration):
+        return _Outcome(is_last=True)
+    return _Outcome(error=raised)
