@@ -7,7 +7,7 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, final
 
 from aioloader._datasets.base import Dataset
-from aioloader._datasets.map_steps import Chosen
+from aioloader._datasets.map_joins import Chosen
 from aioloader._datasets.transforms import is_coroutine
 from aioloader._engine.loop import new_loop
 from aioloader._iterating import refuse_in_loop
@@ -148,8 +148,8 @@ async def _evaluate(step: Step, index: int, run: Run) -> Any:
         elements = await _all([_of_parent(step, part, place, run) for part, place in where])
     if step.is_async:
         return await run.awaiting(step.finish, index, elements)
-    if step.is_identity:
-        return elements[0]
+    if step.is_identity or step.is_quick:
+        return step.finish(index, elements)
     return await run(step.finish, index, elements)
 
 

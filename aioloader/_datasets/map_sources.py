@@ -33,11 +33,11 @@ class Source:
 
     def __init__(self, source: Any) -> None:
         for name in ("__len__", "__getitem__"):
-            if not hasattr(type(source), name):
+            if not hasattr(source, name):
                 raise TypeError(f"source={source!r} has no {name}")
         self._source = source
         self._length: int | None = None
-        self.is_async = is_coroutine(type(source).__getitem__)
+        self.is_async = is_coroutine(source.__getitem__)
         self.is_quick = type(source) in _IN_MEMORY
 
     def length(self) -> int | None:

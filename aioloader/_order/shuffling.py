@@ -26,6 +26,7 @@ _BEYOND = 1 << 62
 _MASK32 = (1 << 32) - 1
 _TABLE_LENGTH = 1 << 16  # an epoch up to here is looked up in a table, of at most 512 KiB
 _BLOCK = 1 << 13  # of a longer one this many positions are kept, where the last ones were asked
+_WORTH_A_BLOCK = 64
 _KEPT = 3  # tables or blocks: readers in several threads cross into an epoch one by one
 
 
@@ -61,8 +62,8 @@ class Shuffle:
     _kept: dict[tuple[int, int], NDArray[np.int64]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
-    _missed: list[tuple[int, int]] = field(
-        default_factory=list, init=False, repr=False, compare=False
+    _missed: dict[tuple[int, int], int] = field(
+        default_factory=dict, init=False, repr=False, compare=False
     )
 
     def __post_init__(self) -> None:
@@ -76,7 +77,7 @@ class Shuffle:
         block = position // _BLOCK if self.length > _TABLE_LENGTH else 0
         places = self._kept.get((epoch, block))
         if places is None:
-            places = self._look_ahead(epoch, block)
+            places = self._look_ahead(epoch, block, 1)
         if places is None:
             return self._cipher(epoch).one(position)
         return places.item(position - block * _BLOCK)
@@ -124,7 +125,7 @@ class Shuffle:
                 return self._cipher(epoch).many(as_array(within))
         places = self._kept.get((epoch, block))
         if places is None:
-            places = self._look_ahead(epoch, block)
+            places = self._look_ahead(epoch, block, len(within))
         if places is None:
             return self._cipher(epoch).many(as_array(within))
         if isinstance(within, range):
@@ -137,16 +138,18 @@ class Shuffle:
     def _cipher(self, epoch: int) -> _Cipher:
         return _cipher(self.length, (self.seed + epoch) & _MASK32)
 
-    def _look_ahead(self, epoch: int, block: int) -> NDArray[np.int64] | None:
-        """Return a block of an epoch as a table, where it was asked for twice in a row.
+    def _look_ahead(self, epoch: int, block: int, count: int) -> NDArray[np.int64] | None:
+        """Return a block of an epoch as a table, where enough of it was asked for in a row.
 
         For a short epoch the table is all of it, and worth its while from the first time on.
         """
         if self.length <= _TABLE_LENGTH:
             places = self._cipher(epoch).table()
         else:
-            if (epoch, block) not in self._missed:
-                self._missed[:] = [*self._missed[-_KEPT + 1 :], (epoch, block)]
+            missed = self._missed.pop((epoch, block), 0) + count
+            if missed < _WORTH_A_BLOCK:
+                self._missed.clear()
+                self._missed[epoch, block] = missed
                 return None
             stop = min((block + 1) * _BLOCK, self.length)
             places = self._cipher(epoch).many(np.arange(block * _BLOCK, stop))
