@@ -10,6 +10,7 @@ __all__ = [
     "ItemError",
     "LayoutError",
     "LoadError",
+    "NotCached",
     "StateError",
     "WorkerDied",
 ]
@@ -111,6 +112,10 @@ class LoadError(AioLoaderError):
         self.batch = batch
         self.row = row
         self.item = item
+
+
+class NotCached(LoadError):
+    """A batch of a group without ``loader_arrays`` is not in its cache; such batches are dropped."""
 
 
 class WorkerDied(LoadError):

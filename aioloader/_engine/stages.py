@@ -78,13 +78,17 @@ class SessionSpec:
 @final
 @dataclass(slots=True)
 class Loaded:
-    """A batch on its way to the consumer; ``hold`` is its unit of depth."""
+    """A batch on its way to the consumer; ``hold`` is its unit of depth.
+
+    ``remembered`` tells whether a cache had it.
+    """
 
     ticket: Ticket
     placed: Placed
     extras: Extras
     nbytes: int
     hold: object
+    remembered: bool = False
 
 
 @final
@@ -117,12 +121,10 @@ class Stages:
         if rows:
             slot.extras = await self._fill(ticket, slot, rows)
         if rows and cache is not None:
-            started = time.perf_counter()
-            await cache.store(ticket, slot, rows)
-            self._meter.store_seconds += time.perf_counter() - started
+            await self._store(cache, ticket, slot, rows)
         nbytes = sum(array.nbytes for array in slot.arrays.values())
         placed = await self._place(ticket, slot)
-        loaded = Loaded(ticket, placed, slot.extras, nbytes, slot.hold)
+        loaded = Loaded(ticket, placed, slot.extras, nbytes, slot.hold, slot.adopted)
         slot.release()
         return loaded
 
@@ -132,6 +134,22 @@ class Stages:
             return await cache.fetch(ticket, slot)
         finally:
             self._meter.span("load", started, time.perf_counter() - started)
+
+    async def _store(
+        self, cache: Cache, ticket: Ticket, slot: ArenaSlot, rows: Sequence[int]
+    ) -> None:
+        started = time.perf_counter()
+        try:
+            await cache.store(ticket, slot, rows)
+        except Exception as error:
+            explained = explain(error, ticket, (), stage="store")
+        else:
+            self._meter.store_seconds += time.perf_counter() - started
+            return
+        try:
+            raise explained
+        finally:
+            del explained
 
     async def _fill(self, ticket: Ticket, slot: ArenaSlot, rows: Sequence[int]) -> Extras:
         feed, meter, started = self._spec.feed, self._meter, time.perf_counter()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import TYPE_CHECKING, Literal, final
+
+if TYPE_CHECKING:
+    from aioloader._caches.disk import CacheCounts
 
 __all__ = ["Bound", "LoaderStatistics", "Meter", "verdict"]
 
@@ -23,6 +26,7 @@ class LoaderStatistics:
     being loaded, ``ready`` ones wait for the consumer, and ``on_loan`` slots are not free.
     Counts are of the run since the loader was entered. The seconds are sums over all that
     ran at once: ``load_seconds`` of two workers grow twice as fast as the clock.
+    ``cache`` counts what the groups' caches on disk had, and had not.
     ``wait_seconds`` is what the consumer spent waiting, ``idle_share`` its share of the time
     since the first batch was delivered. ``bound_by`` names what to improve first.
     """
@@ -46,6 +50,7 @@ class LoaderStatistics:
     retries: int
     worker_deaths: int
     bound_by: Bound
+    cache: CacheCounts
 
 
 @final

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, final, overload
 
 from aioloader._device.placement import check_placed
+from aioloader.protocols import Ticket
 
 if TYPE_CHECKING:
     import jax
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
     from aioloader._loaders.group import DataGroup
     from aioloader.protocols import Layouts
 
-__all__ = ["Batch", "TrainingBatch", "ValidationBatch"]
+__all__ = ["Batch", "TrainingBatch", "ValidationBatch", "make_batch"]
 
 D = TypeVar("D")
+Keep = Callable[[Ticket, Mapping[str, Any], Mapping[str, Sequence[Any]]], None]
 
 
 class Batch(Generic[D]):
@@ -31,8 +33,9 @@ class Batch(Generic[D]):
     Not made by users.
     """
 
-    def __init__(self, group: DataGroup[D], loaded: Loaded) -> None:
+    def __init__(self, group: DataGroup[D], loaded: Loaded, keep: Keep | None = None) -> None:
         self._group = group
+        self._keep = keep
         self._ticket = loaded.ticket
         self._hold: object = loaded.hold
         self._layouts = loaded.placed.layouts
@@ -135,17 +138,22 @@ class Batch(Generic[D]):
         *,
         persist: bool = True,
     ) -> None:
-        """Turn this batch into its cached form.
+        """Turn this batch into its cached form, and have that written to the cache.
+
+        The write is scheduled: ``await loader.flush()`` waits for it, and so does leaving the
+        loader. Until then the arrays must not be donated to a computation.
 
         Args:
             arrays: Arrays that correspond exactly to ``group.cache_layouts``.
             additional: Additional data in place of the present; a value for each row.
-            persist: Whether to write the batch to the group's cache, if it has one.
+            persist: Whether to write the batch to the group's cache, if it has one that is
+                not read-only.
 
         Raises:
             RuntimeError: The batch is cached already, or the group has no ``cache_arrays``.
             LayoutError: The arrays are not as declared.
             ValueError: A column of ``additional`` has the wrong length.
+            TypeError: A value of it has no plain encoding, and ``allow_pickle`` is false.
         """
         if self._group.cache_size is None:
             raise RuntimeError("this batch cannot be cached: its group has no cache_arrays")
@@ -164,6 +172,8 @@ class Batch(Generic[D]):
         self._uncached = False
         if additional is not None:
             self._additional = _columns(additional)
+        if persist and self._keep is not None:
+            self._keep(self._ticket, self._arrays, self._additional)
 
 
 @final
@@ -214,6 +224,15 @@ class ValidationBatch(Batch[D]):
     def validation_batch_num(self) -> int:
         """The batch among all validation batches, from 0."""
         return self._ticket.batch_num
+
+
+def make_batch(group: DataGroup[D], loaded: Loaded, keep: Keep | None) -> Batch[D]:
+    """Wrap what a session has loaded; ``keep`` writes to the group's cache."""
+    kind = ValidationBatch if loaded.ticket.validation else TrainingBatch
+    batch = kind(group, loaded, keep)
+    if keep is not None and loaded.placed.cached and not loaded.remembered:
+        keep(loaded.ticket, batch.arrays, batch.additional)  # it was `place` that converted it
+    return batch
 
 
 @final

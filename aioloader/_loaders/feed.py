@@ -32,6 +32,9 @@ class GroupFeed:
         self._groups = (*training, *validation)
         self._first_validation = len(training)
         self._placer = placer
+        for group in self._groups:
+            placer.check(group.loader_layouts or {}, "loader_arrays")
+            placer.check(group.cache_layouts or {}, "cache_arrays")
         self.tickets_are_slow = any(group.batch_size > _QUICK_ROWS for group in self._groups)
         self.layouts: tuple[Layouts, ...] = tuple(_layouts(group) for group in self._groups)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final, overload
@@ -18,13 +19,24 @@ from aioloader._order.group_order import GroupOrder, ShuffleLater
 if TYPE_CHECKING:
     from aioloader.protocols import Indexable, Layouts
 
-__all__ = ["DataGroup", "gather"]
+__all__ = ["CachePolicy", "DataGroup", "gather"]
 
 D = TypeVar("D")
 
 _MODES = ("default", "repeat", "reseed", "itemwise", "batchwise")
 _QUICK_ROWS = 4096
 _BUILT_IN = (range, list, tuple, str, bytes)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CachePolicy:
+    """How a group's cache on disk is to be used."""
+
+    readonly: bool
+    verify: bool
+    allow_pickle: bool
+    data_version: str | int | None
 
 
 @final
@@ -42,8 +54,17 @@ class DataGroup(Sequence[D], Generic[D]):
         loader_arrays: ``{name: (shape, numpy_dtype, jax_dtype)}`` for the arrays that ``load``
             fills, without the batch dimension.
         cache_arrays: The same for batches as they are cached, where that differs.
-        cache_location: The directory of the cache on disk.
+        cache_location: The directory of the cache on disk. Batches are written there, and read
+            from there in later epochs and runs. With ``cache_arrays`` it is you who turn a
+            batch into its cached form, with `Batch.cache`; without ``loader_arrays`` batches
+            that are not in the cache are dropped, and counted.
         cache_readonly: Whether the cache is only read.
+        cache_verify: Whether each entry's checksums are verified when a process first opens
+            it. Without, an entry whose header is sound is believed.
+        allow_pickle: Whether additional data that have no plain encoding are pickled in the
+            cache, and unpickled from it: that runs what is in the file.
+        data_version: What tells one state of the data from another. None for a fingerprint of
+            a sample of the items. Change it where ``load`` has changed, too.
         cache: Something with the length of the data that has, or gets, an item by its index,
             such as a `DataCache` over the data: ``load`` receives ``cache[index]``, looked up
             in a thread, in place of ``data[index]``. Where items have to be awaited, pass
@@ -75,6 +96,9 @@ class DataGroup(Sequence[D], Generic[D]):
         cache_arrays: Mapping[str, tuple[Any, Any, Any]] | None = None,
         cache_location: str | os.PathLike[str] | None = None,
         cache_readonly: bool = False,
+        cache_verify: bool = True,
+        allow_pickle: bool = False,
+        data_version: str | int | None = None,
         cache: Indexable[Any] | None = None,
         seed: int = 0,
         shuffle_first: bool = False,
@@ -108,7 +132,12 @@ class DataGroup(Sequence[D], Generic[D]):
         self._loader = _layouts(loader_arrays, batch_size, "loader_arrays")
         self._cache = _layouts(cache_arrays, batch_size, "cache_arrays")
         self._cache_location = _location(cache_location)
-        self._cache_readonly = bool(cache_readonly) or loader_arrays is None
+        self._cache_policy = CachePolicy(
+            bool(cache_readonly) or loader_arrays is None,
+            bool(cache_verify),
+            bool(allow_pickle),
+            _version(data_version),
+        )
 
     def __repr__(self) -> str:
         arrays = list(self._loader or self._cache or ())
@@ -214,7 +243,12 @@ class DataGroup(Sequence[D], Generic[D]):
     @property
     def cache_readonly(self) -> bool:
         """Whether the cache is only read."""
-        return self._cache_readonly
+        return self._cache_policy.readonly
+
+    @property
+    def cache_policy(self) -> CachePolicy:
+        """How the cache on disk is to be used."""
+        return self._cache_policy
 
     def layouts_of(self, rows: int, *, cached: bool) -> Layouts | None:
         """Return the layouts of a batch of ``rows`` rows, as cached or as loaded."""
@@ -284,6 +318,12 @@ def _location(location: Any) -> Path | None:
     if not isinstance(location, str | os.PathLike):
         raise TypeError(f"cache_location={location!r} must be a path")
     return Path(location)
+
+
+def _version(version: Any) -> str | int | None:
+    if isinstance(version, bool) or not isinstance(version, str | int | None):
+        raise TypeError(f"data_version={version!r} must be a string, a whole number or None")
+    return version
 
 
 def _layouts(arrays: Any, batch_size: int, parameter: str) -> Layouts | None:

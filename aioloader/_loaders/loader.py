@@ -18,7 +18,8 @@ from aioloader._engine.session import Session
 from aioloader._engine.stages import Loaded, SessionSpec
 from aioloader._engine.statistics import LoaderStatistics, Meter
 from aioloader._executors.choosing import choose_executor
-from aioloader._loaders.batch import Batch, TrainingBatch, ValidationBatch
+from aioloader._loaders.batch import Batch, make_batch
+from aioloader._loaders.caching import GroupCaches
 from aioloader._loaders.checkpoint import PathAwaitingCreation, read_state, write_state
 from aioloader._loaders.feed import GroupFeed
 from aioloader._loaders.group import DataGroup
@@ -28,7 +29,7 @@ from aioloader._loaders.schedule import make_schedule
 from aioloader._loaders.state import make_state, parse_state
 from aioloader._loaders.summary import summarize
 from aioloader._loaders.tally import Tally
-from aioloader.errors import BatchTimeoutError
+from aioloader.errors import BatchTimeoutError, NotCached
 from aioloader.protocols import ExecutorFactory, Ticket, Work
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class Loader(Generic[D]):
         vectorized: Whether ``load(items, arrays, seeds)`` takes a chunk of rows at once,
             arrays with that leading dimension.
         executor: A function from a `Work` to an `Executor`, in place of the loader's own.
+        cacher_count: How many batches are written to a group's cache on disk at once.
 
     Raises:
         ValueError, TypeError: An argument is wrong; the message names it.
@@ -125,16 +127,13 @@ class Loader(Generic[D]):
         place: object = None,
         vectorized: bool = False,
         executor: ExecutorFactory | None = None,
+        cacher_count: int = 2,
     ) -> None:
         self._running: Session | None = None
         self._schedule = make_schedule(training, validation, start_at, end_at, interleave_groups)
         self._placer = Placer(place)
         self._feed = GroupFeed(self._schedule.training, self._schedule.validation, self._placer)
-        for group in (*self._schedule.training, *self._schedule.validation):
-            self._placer.check(group.loader_layouts or {}, "loader_arrays")
-            self._placer.check(group.cache_layouts or {}, "cache_arrays")
-            if group.cache_location is not None:
-                _logger.warning("%r: there is no disk cache yet; every batch is loaded", group)
+        self._caches = GroupCaches(self._schedule, cacher_count)
         self._work = Work(
             load,
             self._feed.layouts,
@@ -178,6 +177,7 @@ class Loader(Generic[D]):
         self._failed.clear()
         self._progress = Progress(self._start.position, self._start.ahead)
         self._references = References()
+        await self._caches.open()
         spec = SessionSpec(
             self._feed,
             self._executor,
@@ -189,10 +189,15 @@ class Loader(Generic[D]):
             max_concurrency=self._work.max_concurrency,
             retries=self._work.retries,
             item_timeout=self._work.item_timeout,
+            caches=self._caches.by_layout_key,
         )
         session = Session(spec, self._tickets())
         self._meter = session.meter
-        await session.open()
+        try:
+            await session.open()
+        except BaseException:
+            await self._caches.aclose()
+            raise
         self._running = session
         if self._interrupted:
             session.stop_feeding()
@@ -206,7 +211,14 @@ class Loader(Generic[D]):
         session, self._running = self._running, None
         if session is not None:
             self._meter.stop()
-            await session.aclose()
+            try:
+                await session.aclose()
+            finally:
+                await self._caches.aclose()
+
+    async def flush(self) -> None:
+        """Wait until all batches that were to be cached on disk have been written."""
+        await self._caches.flush()
 
     def __del__(self) -> None:
         if getattr(self, "_running", None) is not None:
@@ -229,6 +241,7 @@ class Loader(Generic[D]):
         self._session()
         for _ in range(_TURNS):
             await anyio.lowlevel.checkpoint()
+        await self._caches.room()
         while True:
             session = self._session()
             if self._restart_pending:
@@ -279,9 +292,8 @@ class Loader(Generic[D]):
         self._failed.clear()
         self._progress.passed(ticket.position)
         self._tally.deliver(ticket)
-        kind = ValidationBatch if ticket.validation else TrainingBatch
-        group = self._feed.group(ticket)
-        batch = kind(group, loaded)
+        keep = self._caches.keeper(self._feed.layout_key(ticket))
+        batch = make_batch(self._feed.group(ticket), loaded, keep)
         self._references.note(ticket.position, batch)
         return batch
 
@@ -289,7 +301,7 @@ class Loader(Generic[D]):
         error, outcome.error = outcome.error, None
         assert error is not None
         try:
-            if not self._drop or not isinstance(error, Exception):
+            if not isinstance(error, NotCached if not self._drop else Exception):
                 self._failed.append(outcome.ticket.position)
                 raise error
             self._meter.dropped += 1
@@ -307,7 +319,7 @@ class Loader(Generic[D]):
         return self._tally.issue(self._schedule.plan.tickets(start.position), start)
 
     def _explain_timeout(self, session: Session) -> str:
-        _, loading, _, _ = session.counts
+        loading = session.counts[1]
         return explain_timeout(
             self._timeout, session.loans(), self._depth, loading, self._references
         )
@@ -380,7 +392,8 @@ class Loader(Generic[D]):
     def statistics(self) -> LoaderStatistics:
         """Return a snapshot of what this run has done and waits for."""
         counts = (0, 0, 0, 0) if self._running is None else self._running.counts
-        return summarize(self._meter, counts, getattr(self._executor, "worker_deaths", 0))
+        deaths = getattr(self._executor, "worker_deaths", 0)
+        return summarize(self._meter, counts, deaths, self._caches.counts)
 
 
 Dataloader = Loader

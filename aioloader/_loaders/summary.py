@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from aioloader._caches.disk import CacheCounts
 from aioloader._engine.statistics import LoaderStatistics, Meter
 
 __all__ = ["summarize"]
 
 
 def summarize(
-    meter: Meter, counts: tuple[int, int, int, int], worker_deaths: int
+    meter: Meter, counts: tuple[int, int, int, int], worker_deaths: int, cache: CacheCounts
 ) -> LoaderStatistics:
     """Return a frozen snapshot."""
     waiting, loading, ready, on_loan = counts
@@ -33,4 +34,5 @@ def summarize(
         retries=meter.retries,
         worker_deaths=worker_deaths,
         bound_by=meter.bound_by,
+        cache=cache,
     )

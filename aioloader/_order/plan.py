@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from aioloader._order.group_epoch import GroupBatch
     from aioloader._order.group_order import GroupOrder
 
-__all__ = ["Plan"]
+__all__ = ["VERSION", "Plan"]
 
-_VERSION = "plan-1"  # part of the fingerprint: a new one whenever any order changes
+VERSION = 1
+"""The version of all order, in states and caches: a new one whenever any order changes."""
 
 
 @final
@@ -126,7 +127,7 @@ class Plan:
         That is all but ``end``: a stream that goes on for longer is the same stream. Equal
         plans have equal fingerprints in every process and on every platform.
         """
-        parts: list[int | str] = [_VERSION, self.validation_period or 0, self.interleave]
+        parts: list[int | str] = [f"plan-{VERSION}", self.validation_period or 0, self.interleave]
         for groups in (self.training, self.validation):
             parts.append(len(groups))
             parts.extend(field for group in groups for field in astuple(group))
