@@ -33,7 +33,11 @@ class Directory:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
-        weakref.finalize(self, os.close, descriptor)
+        self._closing = weakref.finalize(self, os.close, descriptor)
+
+    def close(self) -> None:
+        """Close it now; harmless to repeat."""
+        self._closing()
 
     @classmethod
     def open(cls, path: Path, *, create: bool = False) -> Directory:

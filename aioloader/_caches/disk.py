@@ -8,7 +8,6 @@ import functools
 import logging
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -18,6 +17,7 @@ import xxhash
 from aioloader._caches.directory import Directory, NotPlain
 from aioloader._caches.entry import Damaged, EntryFormat, Foreign
 from aioloader._caches.identity import LARGEST, Identity
+from aioloader._caches.threads import FileThreads
 from aioloader._caches.writing import Writer, publish_bytes, sweep
 from aioloader._order.arguments import whole_number
 from aioloader.errors import CacheCorrupt
@@ -116,9 +116,10 @@ class DiskCache:
         self._format = EntryFormat(identity.digest, layouts, allow_pickle=bool(allow_pickle))
         self.counts = CacheCounts()
         self._directory: Directory | None = None
-        self._readers: ThreadPoolExecutor | None = None
+        self._readers: FileThreads | None = None
         self._writer: Writer | None = None
-        self._told: set[object] = set()
+        self._told: set[EntryKey | str] = set()
+        self._entries_told = 0
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __repr__(self) -> str:
@@ -134,12 +135,12 @@ class DiskCache:
         """
         if self._readers is not None:
             raise RuntimeError(f"{self!r} is open already")
-        readers = ThreadPoolExecutor(_READERS, "aioloader-cache-read")
+        readers = FileThreads(_READERS, "aioloader-cache-read")
         self._loop = asyncio.get_running_loop()
         try:
             directory = await self._loop.run_in_executor(readers, self._open)
         except BaseException:
-            readers.shutdown(wait=False)
+            readers.shutdown()
             raise
         self._readers, self._directory = readers, directory
         if directory is not None and not self._readonly:
@@ -148,8 +149,13 @@ class DiskCache:
             )
 
     async def read(self, key: EntryKey) -> Entry | None:
-        """Return an entry, or None where there is none that is right; off the event loop."""
+        """Return an entry, or None where there is none that is right; off the event loop.
+
+        What is just being written is waited for.
+        """
         readers = self._require_open()
+        if self._writer is not None:
+            await self._writer.settled(key)
         if self._directory is None:
             self.counts.misses += 1
             return None
@@ -165,7 +171,7 @@ class DiskCache:
         except OSError as problem:
             self.counts.misses += 1
             if problem.errno != errno.ENOENT:
-                self._tell(None, f"cannot be read: {problem}")
+                self._tell("read", f"cannot be read: {problem}")
         else:
             self.counts.hits += 1
             return entry
@@ -175,13 +181,14 @@ class DiskCache:
         self,
         key: EntryKey,
         arrays: Mapping[str, Any],
-        extras: Mapping[str, Sequence[object]],
+        extras: Mapping[str, Sequence[object]] | bytes,
         hold: object,
     ) -> asyncio.Future[None]:
         """Have an entry written, and return at once; the future ends with it, and never raises.
 
         ``arrays`` are NumPy or JAX arrays, or functions that return them and are called in a
-        thread. ``hold`` is kept until they have been written.
+        thread; ``extras`` are columns, or what `encode_extras` made of them. ``hold`` is kept
+        until they have been written.
         """
         self._require_open()
         if self._writer is not None:
@@ -191,6 +198,11 @@ class DiskCache:
         nothing = asyncio.get_running_loop().create_future()
         nothing.set_result(None)
         return nothing
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is between `open` and `aclose`."""
+        return self._readers is not None
 
     @property
     def pending(self) -> int:
@@ -216,13 +228,14 @@ class DiskCache:
         readers, self._readers = self._readers, None
         self._directory = None
         try:
-            if writer is not None:
-                await writer.aclose()
+            if writer is not None and (given_up := await writer.aclose()):
+                self.counts.failed += given_up
+                self._tell("close", f"never took {given_up} entries, for which nobody waits now")
         finally:
             if readers is not None:
-                readers.shutdown(wait=False)
+                readers.shutdown()
 
-    def _require_open(self) -> ThreadPoolExecutor:
+    def _require_open(self) -> FileThreads:
         if self._readers is None:
             raise RuntimeError(f"{self!r} has not been opened")
         if asyncio.get_running_loop() is not self._loop:
@@ -233,23 +246,30 @@ class DiskCache:
         """Return the directory, or None where there is none and none can be made."""
         try:
             directory = Directory.open(self._path, create=not self._readonly)
-            found = read_identity(directory, self._path)
-            if found is None and not self._readonly:
-                publish_bytes(directory, IDENTITY, self._identity.to_json())
-                found = read_identity(directory, self._path)
+            try:
+                self._check(directory)
+            except BaseException:
+                directory.close()
+                raise
         except NotPlain as problem:
             raise CacheCorrupt(
                 f"{self._path} is no cache: {problem}; links are not followed below cache_location"
             ) from None
         except OSError as problem:
             if problem.errno != errno.ENOENT or not self._readonly:
-                self._tell(None, f"cannot be opened: {problem}")
+                self._tell("open", f"cannot be opened, and nothing is cached: {problem}")
             return None
+        return directory
+
+    def _check(self, directory: Directory) -> None:
+        found = read_identity(directory, self._path)
+        if found is None and not self._readonly:
+            publish_bytes(directory, IDENTITY, self._identity.to_json())
+            found = read_identity(directory, self._path)
         if found is not None:
             self._identity.require_same(found, str(self._path))
         if not self._readonly:
             sweep(directory)
-        return directory
 
     def _read(self, directory: Directory, key: EntryKey) -> Entry:
         descriptor = directory.open_file(*key.path)
@@ -268,20 +288,24 @@ class DiskCache:
             self.counts.written += 1
             return
         self.counts.failed += 1
-        self._tell("write", f"could not keep entry {key}: {failure}")
+        self._tell(
+            "write",
+            f"could not keep entry {key}: {failure}; the program goes on without it, and "
+            "further failures are only counted",
+        )
 
-    def _tell(self, about: object, what: str) -> None:
+    def _tell(self, about: EntryKey | str, what: str) -> None:
         """Log something once, and of very many entries only the first."""
-        if about in self._told or len(self._told) > _LOGGED:
+        if about in self._told:
             return
         self._told.add(about)
-        of = "" if about is None or about == "write" else f" entry {about}"
-        more = ""
-        if about == "write":
-            more = "; the program goes on without it, and further failures are only counted"
-        elif len(self._told) > _LOGGED:
-            more = "; others that are like this are only counted"
-        _logger.warning("the cache in %s:%s %s%s", self._path, of, what, more)
+        if isinstance(about, str):
+            _logger.warning("the cache in %s %s", self._path, what)
+            return
+        self._entries_told += 1
+        more = "" if self._entries_told < _LOGGED else "; more of the kind are only counted"
+        if self._entries_told <= _LOGGED:
+            _logger.warning("the cache in %s: entry %s %s%s", self._path, about, what, more)
 
 
 def read_identity(directory: Directory, path: Path) -> Identity | None:

@@ -27,7 +27,7 @@ BLOCK = 256 * 1024
 """The bytes that have a checksum of their own."""
 
 PAGE = 4096
-LARGEST_EXTRAS = 1 << 30
+LARGEST_EXTRAS = 1 << 28
 
 _MAGIC = b"\x89aiobat\n"
 _START = struct.Struct("<8sIIQ16sQQQQQQQQ")
@@ -99,11 +99,12 @@ class Header:
         return bytes(raw)
 
     @classmethod
-    def read(cls, descriptor: int) -> tuple[Header, Sequence[int]]:
+    def read(cls, descriptor: int, most: int) -> tuple[Header, np.ndarray]:
         """Read an entry's header, and the checksums of its blocks.
 
-        Nothing is believed before the header's own checksum is right, and no more is read than
-        the file has. Raises Damaged, or Foreign for another version of the format.
+        Nothing is believed before the header's own checksum is right, and an entry whose
+        arrays are said to have more than ``most`` bytes is not read any further. Raises Damaged,
+        or Foreign for what is larger, or of another version of the format.
         """
         size = os.fstat(descriptor).st_size
         raw = os.pread(descriptor, PAGE, 0)
@@ -120,11 +121,13 @@ class Header:
             raise Damaged("its header makes no sense")
         if header.size != size:
             raise Damaged(f"it has {size} bytes, and its header speaks of {header.size}")
+        if nbytes > most:
+            raise Foreign(f"its arrays have {nbytes} bytes, and those of the group {most}")
         if header.start > PAGE:
             raw = os.pread(descriptor, header.start, 0)
         if len(raw) < header.start or raw[_CHECKSUM] != _checksum(raw[: header.start]):
             raise Damaged("its header has another checksum")
-        return header, struct.unpack_from(f"<{header.block_count}Q", raw, _START.size)
+        return header, np.frombuffer(raw, "<u8", header.block_count, _START.size)
 
 
 @final
@@ -157,14 +160,23 @@ class EntryFormat:
         return self._layouts if rows == self._full else take_rows(self._layouts, rows)
 
     def encode(
-        self, key: EntryKey, arrays: Mapping[str, Any], extras: Mapping[str, Sequence[object]]
+        self,
+        key: EntryKey,
+        arrays: Mapping[str, Any],
+        extras: Mapping[str, Sequence[object]] | bytes,
     ) -> Iterator[Any]:
         """Yield the pieces of an entry, header first; arrays that have the bytes are not copied.
+
+        ``extras`` may have been encoded already.
 
         Raises TypeError or ValueError, before the first piece, for what cannot be kept.
         """
         layouts = self.layouts_of(key.rows)
-        encoded = encode_extras(extras, key.rows, allow_pickle=self._allow_pickle)
+        encoded = (
+            extras
+            if isinstance(extras, bytes)
+            else encode_extras(extras, key.rows, allow_pickle=self._allow_pickle)
+        )
         if len(encoded) > LARGEST_EXTRAS:
             raise ValueError(
                 f"the additional data have {len(encoded)} bytes, and {LARGEST_EXTRAS} are kept at "
@@ -188,11 +200,11 @@ class EntryFormat:
 
         Raises Damaged or Foreign.
         """
-        header, checksums = Header.read(descriptor)
+        header, checksums = Header.read(descriptor, layout_bytes(self._layouts))
         layouts = self.layouts_of(key.rows)
         self._require_wanted(header, key, layouts)
         mapping = mmap.mmap(descriptor, header.size, access=mmap.ACCESS_COPY)
-        if not fault_in(mapping):
+        if not fault_in(mapping, descriptor):
             raise Damaged("the system cannot read all of it")
         with memoryview(mapping) as whole:
             if verify:
@@ -218,9 +230,9 @@ class EntryFormat:
             raise Damaged(str(error)) from None
 
 
-def require_blocks(arrays: memoryview, checksums: Sequence[int]) -> None:
+def require_blocks(arrays: memoryview, checksums: np.ndarray) -> None:
     """Raise Damaged unless each block of the arrays has its checksum."""
-    for number, expected in enumerate(checksums):
+    for number, expected in enumerate(checksums.tolist()):
         start = number * BLOCK
         if xxhash.xxh3_64_intdigest(arrays[start : start + BLOCK]) != expected:
             raise Damaged(f"block {number} of its arrays has another checksum")

@@ -9,15 +9,16 @@ import fcntl
 import itertools
 import os
 import re
+import time
 import traceback
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import aiofiles
 import anyio
 
+from aioloader._caches.threads import FileThreads
 from aioloader._faults import Trigger, armed
 
 if TYPE_CHECKING:
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
     from aioloader._caches.directory import Directory
     from aioloader._caches.entry import EntryFormat, EntryKey
 
-__all__ = ["Temporary", "Writer", "is_left_over", "publish_bytes", "sweep"]
+__all__ = ["TEMPORARY", "Temporary", "Writer", "is_left_over", "publish_bytes", "sweep"]
 
 T = TypeVar("T")
 
 _CHUNK = 4 << 20
-_TEMPORARY = re.compile(r"\.(\d{1,10})-(\d{1,20})-(\d{1,20})\.tmp")
+_STALLED_SECONDS = 30.0
+_END_SECONDS = 5.0
+TEMPORARY = re.compile(r"\.(\d{1,10})-(\d{1,20})-(\d{1,20})\.tmp")
 _SHOWS_PROCESSES = Path("/proc/self/stat").exists()
 _numbers = itertools.count()
 
@@ -106,7 +109,7 @@ def is_left_over(directory: Directory, name: str) -> bool:
 
     A process that lives in another container is not to be seen, but its lock is.
     """
-    found = _TEMPORARY.fullmatch(name)
+    found = TEMPORARY.fullmatch(name)
     if found is None or _lives(int(found[1]), int(found[2])):
         return False
     try:
@@ -166,12 +169,12 @@ class _Job:
         self,
         key: EntryKey,
         arrays: Mapping[str, Any],
-        extras: Mapping[str, Sequence[object]],
+        extras: Mapping[str, Sequence[object]] | bytes,
         hold: object,
     ) -> None:
         self.key = key
         self.arrays = arrays
-        self.extras = extras
+        self.extras: Mapping[str, Sequence[object]] | bytes = extras
         self._hold = hold
         self._pieces: deque[memoryview] = deque()
 
@@ -214,12 +217,13 @@ class Writer:
         self._done = done
         self._fsync = fsync
         self._most = 2 * cachers
-        # A thread for each: what is asked of a file is done in that order, also when nobody
+        # One thread each: what is asked of a file is done in that order, also when nobody
         # waits for it any more.
-        self._threads = [ThreadPoolExecutor(1, "aioloader-cache-write") for _ in range(cachers)]
+        self._threads = [FileThreads(1, "aioloader-cache-write") for _ in range(cachers)]
         self._free = list(self._threads)
         self._limiter = anyio.CapacityLimiter(cachers)
         self._tasks: dict[EntryKey, asyncio.Task[None]] = {}
+        self._steps = 0
         plan = armed()
         self._trigger = Trigger(plan) if plan else None
 
@@ -235,7 +239,7 @@ class Writer:
         self,
         key: EntryKey,
         arrays: Mapping[str, Any],
-        extras: Mapping[str, Sequence[object]],
+        extras: Mapping[str, Sequence[object]] | bytes,
         hold: object,
     ) -> asyncio.Future[None]:
         """Write an entry some time; what is to be written already is not written twice."""
@@ -254,31 +258,44 @@ class Writer:
         task.add_done_callback(end)
         return task
 
+    async def settled(self, key: EntryKey) -> None:
+        """Wait until an entry is not being written."""
+        if (task := self._tasks.get(key)) is not None:
+            await asyncio.wait([task])
+
     async def room(self) -> None:
-        """Wait while more entries wait to be written than twice as many as are at once."""
+        """Wait while more entries are to be written than twice as many as are at once."""
         while self.pending > self._most:
-            await asyncio.wait(list(self._tasks.values()), return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.sleep(0)  # until the callbacks of those that are done have run
+            await asyncio.wait(self._all(), return_when=asyncio.FIRST_COMPLETED)
 
     async def flush(self) -> None:
         """Wait until everything is written that is to be written now."""
-        if self._tasks:
-            await asyncio.wait(list(self._tasks.values()))
-            await asyncio.sleep(0)
+        if tasks := self._all():
+            await asyncio.wait(tasks)
 
-    async def aclose(self) -> None:
-        """Wait until everything is written; if cancelled, give up what is not, and its files."""
+    async def aclose(self) -> int:
+        """Wait until everything is written, and return how many entries never will be.
+
+        Nothing more is waited for when a disk has not moved for half a minute. If this is
+        cancelled, what has not been written is given up, and its files are removed.
+        """
         try:
-            await self.flush()
+            steps = -1
+            while self._tasks and self._steps != steps:
+                steps = self._steps
+                await asyncio.wait(self._all(), timeout=_STALLED_SECONDS)
         finally:
-            tasks = list(self._tasks.values())
-            for task in tasks:
+            given_up = self._all()
+            for task in given_up:
                 task.cancel()
-            if tasks:
-                with anyio.CancelScope(shield=True):
-                    await asyncio.wait(tasks)
+            if given_up:
+                await _outlast(given_up)
             for thread in self._threads:
-                thread.shutdown(wait=False)
+                thread.shutdown()
+        return len(given_up)
+
+    def _all(self) -> list[asyncio.Task[None]]:
+        return list(self._tasks.values())
 
     async def _run(self, job: _Job) -> None:
         failure: Exception | None = None
@@ -290,63 +307,65 @@ class Writer:
                 finally:
                     self._free.append(thread)
         except Exception as error:
-            failure = error
+            failure = error.with_traceback(None)
         except BaseException as error:
             # Whoever notes the end of the task may keep the cancellation in a circle of
             # references, and with it what the frames refer to: arrays, and through them a slot.
             traceback.clear_frames(error.__traceback__)
             raise
-        if failure is not None:
-            failure = failure.with_traceback(None)
         job.drop()
         self._done(job.key, failure)
 
-    async def _write(self, job: _Job, thread: ThreadPoolExecutor) -> None:
+    async def _write(self, job: _Job, thread: FileThreads) -> None:
+        loop = asyncio.get_running_loop()
         temporary = Temporary(self._directory)
 
         async def call(function: Callable[..., T], *args: Any) -> T:
-            return await asyncio.get_running_loop().run_in_executor(thread, function, *args)
-
-        async def step() -> None:
             if self._trigger is not None:
-                await call(self._trigger.visit, "cache_write")
+                await loop.run_in_executor(thread, self._trigger.visit, "cache_write")
+            self._steps += 1
+            return await loop.run_in_executor(thread, function, *args)
 
         try:
             await call(self._encode, job)
-            await step()
             descriptor = await call(temporary.open)
-            await step()
             await call(temporary.lock)
-            async with aiofiles.open(
+            # Not as a context manager: to leave one would take a thread of the loop's own.
+            file = await aiofiles.open(
                 descriptor, "wb", buffering=0, closefd=False, executor=thread
-            ) as file:
-                while (rest := job.rest) is not None:
-                    await step()
-                    job.written(await file.write(rest[:_CHUNK]))
-            await step()
+            )
+            while (rest := job.rest) is not None:
+                await call(_nothing)
+                job.written(await file.write(rest[:_CHUNK]))
             if self._fsync:
                 await call(os.fsync, descriptor)
             folder, (*folders, name) = self._directory, job.key.path
             for each in folders:
                 folder = await call(folder.make, each)
-                await step()
             await call(temporary.replace, folder, name)
-            await step()
+            await call(_nothing)
         finally:
-            await _finish(asyncio.wrap_future(thread.submit(temporary.end)))
+            await _outlast([loop.run_in_executor(thread, temporary.end)])
 
     def _encode(self, job: _Job) -> None:
         job.encoded(self._form.encode(job.key, job.arrays, job.extras))
 
 
-async def _finish(future: asyncio.Future[T]) -> T:
-    """Wait for something that goes on whoever is cancelled; then raise the cancellation."""
+def _nothing() -> None:
+    return None
+
+
+async def _outlast(futures: Sequence[asyncio.Future[Any]]) -> None:
+    """Wait for what goes on whoever is cancelled, though not for ever; then say if one was."""
     cancelled: asyncio.CancelledError | None = None
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError as error:
-            cancelled = error
+    deadline = time.monotonic() + _END_SECONDS
+    waiting = set(futures)
+    with anyio.CancelScope(shield=True):
+        while waiting and (left := deadline - time.monotonic()) > 0:
+            try:
+                _, waiting = await asyncio.wait(waiting, timeout=left)
+            except asyncio.CancelledError as error:
+                cancelled = error
+                waiting = {future for future in waiting if not future.done()}
     if cancelled is not None:
         raise cancelled
-    return future.result()
