@@ -8,6 +8,7 @@ import ctypes
 import gc
 import os
 import signal
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -30,6 +31,7 @@ KINDS: tuple[dict[str, Any], ...] = (
     {"num_workers": 1, "fetch": fetch},
     {"num_workers": 0},
     {"load": load_on_loop},
+    {"num_workers": 1, "cached": True},
 )
 LIMITS = {
     "pss_mib": 8.0,
@@ -56,11 +58,13 @@ def pss_mib(pids: list[int]) -> float:
     return total / 1024
 
 
-async def cycle(options: dict[str, Any], batches: int) -> float:
+async def cycle(options: dict[str, Any], batches: int, folder: str) -> float:
     """Run a loader for some batches; returns the memory of the whole tree in the middle."""
     options = {"load": load, **options}
     function, kill = options.pop("load"), options.pop("kill", False)
     group = DataGroup(32, range(10**7), loader_arrays=ARRAYS, shuffle_later="itemwise")
+    if options.pop("cached", False):
+        group = DataGroup(32, range(3200), loader_arrays=ARRAYS, cache_location=folder)
     tree = 0.0
     async with Loader(function, group, depth=4, **options) as loader:
         for number in range(batches):
@@ -69,8 +73,9 @@ async def cycle(options: dict[str, Any], batches: int) -> float:
             if number == batches // 2:
                 tree = pss_mib([os.getpid(), *descendants(os.getpid())])
             if kill and number % 100 == 50:
-                with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
-                    os.kill(loader._executor.worker_pids[0], signal.SIGKILL)
+                for pid in loader._executor.worker_pids[:1]:  # none while others are starting
+                    with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+                        os.kill(pid, signal.SIGKILL)
     return tree
 
 
@@ -92,9 +97,10 @@ def sample(tree: float) -> dict[str, float]:
 async def soak(seconds: float, batches: int) -> list[tuple[float, dict[str, float]]]:
     """Run loaders of every kind in turn; returns when each round ended, and its counts."""
     start, samples = time.monotonic(), []
-    while time.monotonic() - start < seconds or len(samples) < 4:
-        trees = [await cycle(options, batches) for options in KINDS]
-        samples.append((time.monotonic() - start, sample(max(trees))))
+    with tempfile.TemporaryDirectory() as folder:
+        while time.monotonic() - start < seconds or len(samples) < 4:
+            trees = [await cycle(options, batches, folder) for options in KINDS]
+            samples.append((time.monotonic() - start, sample(max(trees))))
     return samples
 
 
