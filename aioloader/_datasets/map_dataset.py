@@ -156,7 +156,7 @@ class MapDataset(Indexed, Generic[T], metaclass=MapDatasetMeta):
 
     >>> dataset = MapDataset.range(10).seed(42).shuffle().map(lambda x: 10 * x).batch(4)
     >>> dataset[0], len(dataset)
-    (array([60, 40, 30, 70]), 3)
+    (array([10, 70, 60, 90]), 3)
 
     A transform may be a coroutine function: ``async for`` runs many of its calls at once. Own
     datasets implement ``__len__`` and ``__getitem__``, and call ``super().__init__(parents)``.
@@ -325,9 +325,7 @@ class MapDataset(Indexed, Generic[T], metaclass=MapDatasetMeta):
         if not isinstance(sl, builtins.slice):
             raise ValueError(f"sl must be a slice, got {sl!r}")
         order = Slice.of(sl, len(self))
-        text = (
-            f"slice({':'.join('' if x is None else str(x) for x in (sl.start, sl.stop, sl.step))})"
-        )
+        text = f"slice({sl!r})"
         return Derived(Reindexed(self, order, len(order), text))
 
     def repeat(
@@ -348,7 +346,8 @@ class MapDataset(Indexed, Generic[T], metaclass=MapDatasetMeta):
         """
         length = repeated_length(len(self), num_epochs)
         order = Same() if reseed_each_epoch else Wrapped(len(self))
-        text = f"repeat({'' if num_epochs is None else num_epochs})"
+        options = "" if reseed_each_epoch else ", reseed_each_epoch=False"
+        text = f"repeat({num_epochs}{options})"
         return Derived(Reindexed(self, order, length, text))
 
     def seed(self, seed: int) -> MapDataset[T]:
