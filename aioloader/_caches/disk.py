@@ -8,6 +8,7 @@ import functools
 import logging
 import os
 import re
+import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -19,11 +20,12 @@ from aioloader._caches.entry import Damaged, EntryFormat, Foreign
 from aioloader._caches.identity import LARGEST, Identity
 from aioloader._caches.threads import FileThreads
 from aioloader._caches.writing import Writer, publish_bytes, sweep
+from aioloader._faults import Trigger, armed
 from aioloader._order.arguments import whole_number
 from aioloader.errors import CacheCorrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from aioloader._caches.entry import Entry, EntryKey
     from aioloader.protocols import Layouts
@@ -37,6 +39,7 @@ _logger = logging.getLogger("aioloader.cache")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _READERS = 2
 _LOGGED = 10
+_CLOCK_STEP_NS = 100_000_000
 
 _verified: set[int] = set()
 """Files whose blocks this process has verified, each as a hash of what identifies it."""
@@ -121,6 +124,7 @@ class DiskCache:
         self._told: set[EntryKey | str] = set()
         self._entries_told = 0
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._step: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
         state = "closed" if self._readers is None else f"{self.pending} entries to write"
@@ -137,6 +141,8 @@ class DiskCache:
             raise RuntimeError(f"{self!r} is open already")
         readers = FileThreads(_READERS, "aioloader-cache-read")
         self._loop = asyncio.get_running_loop()
+        plan = armed()
+        self._step = functools.partial(Trigger(plan).visit, "cache_write") if plan else None
         try:
             directory = await self._loop.run_in_executor(readers, self._open)
         except BaseException:
@@ -145,7 +151,12 @@ class DiskCache:
         self._readers, self._directory = readers, directory
         if directory is not None and not self._readonly:
             self._writer = Writer(
-                directory, self._format, self._wrote, cachers=self._cachers, fsync=self._fsync
+                directory,
+                self._format,
+                self._wrote,
+                cachers=self._cachers,
+                fsync=self._fsync,
+                step=self._step,
             )
 
     async def read(self, key: EntryKey) -> Entry | None:
@@ -264,7 +275,7 @@ class DiskCache:
     def _check(self, directory: Directory) -> None:
         found = read_identity(directory, self._path)
         if found is None and not self._readonly:
-            publish_bytes(directory, IDENTITY, self._identity.to_json())
+            publish_bytes(directory, IDENTITY, self._identity.to_json(), self._step)
             found = read_identity(directory, self._path)
         if found is not None:
             self._identity.require_same(found, str(self._path))
@@ -274,13 +285,13 @@ class DiskCache:
     def _read(self, directory: Directory, key: EntryKey) -> Entry:
         descriptor = directory.open_file(*key.path)
         try:
-            seen = _stamp(descriptor)
-            verify = self._verify and seen not in _verified
+            stamp, is_settled = _stamp(descriptor)
+            verify = self._verify and stamp not in _verified
             entry = self._format.open(descriptor, key, verify=verify)
         finally:
             os.close(descriptor)
-        if verify:
-            _verified.add(seen)
+        if verify and is_settled:
+            _verified.add(stamp)
         return entry
 
     def _wrote(self, key: EntryKey, failure: Exception | None) -> None:
@@ -327,8 +338,13 @@ def read_identity(directory: Directory, path: Path) -> Identity | None:
     return Identity.from_json(raw, where)
 
 
-def _stamp(descriptor: int) -> int:
-    """Return what tells a file from every other, and from itself before it was written to."""
+def _stamp(descriptor: int) -> tuple[int, bool]:
+    """Return what tells a file from every other, and whether it will from its next version.
+
+    Clocks of file systems go by milliseconds: a file that has just been written may be written
+    again with the same time.
+    """
     what = os.fstat(descriptor)
     parts = (what.st_dev, what.st_ino, what.st_size, what.st_mtime_ns, what.st_ctime_ns)
-    return xxhash.xxh3_64_intdigest(repr(parts).encode())
+    age = time.time_ns() - max(what.st_mtime_ns, what.st_ctime_ns)
+    return xxhash.xxh3_64_intdigest(repr(parts).encode()), age > _CLOCK_STEP_NS

@@ -19,7 +19,6 @@ import aiofiles
 import anyio
 
 from aioloader._caches.threads import FileThreads
-from aioloader._faults import Trigger, armed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,6 +31,7 @@ __all__ = ["TEMPORARY", "Temporary", "Writer", "is_left_over", "publish_bytes", 
 T = TypeVar("T")
 
 _CHUNK = 4 << 20
+_SMALL = 64 << 10
 _STALLED_SECONDS = 30.0
 _END_SECONDS = 5.0
 TEMPORARY = re.compile(r"\.(\d{1,10})-(\d{1,20})-(\d{1,20})\.tmp")
@@ -127,15 +127,23 @@ def is_left_over(directory: Directory, name: str) -> bool:
     return True
 
 
-def publish_bytes(directory: Directory, name: str, raw: bytes) -> None:
+def publish_bytes(
+    directory: Directory, name: str, raw: bytes, step: Callable[[], None] | None
+) -> None:
     """Make a small file, whole, unless there is one of that name: the first one stays."""
+    step = step or _nothing
     temporary = Temporary(directory)
     try:
+        step()
         with open(temporary.open(), "wb", buffering=0, closefd=False) as file:
+            step()
             temporary.lock()
+            step()
             if file.write(raw) != len(raw):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        step()
         temporary.link(name)
+        step()
     finally:
         temporary.end()
 
@@ -179,7 +187,19 @@ class _Job:
         self._pieces: deque[memoryview] = deque()
 
     def encoded(self, pieces: Iterable[Any]) -> None:
-        self._pieces.extend(memoryview(piece) for piece in pieces if len(piece))
+        small: list[Any] = []
+        for piece in pieces:
+            if len(piece) < _SMALL:
+                small.append(piece)
+                continue
+            self._append(b"".join(small))
+            self._append(piece)
+            small = []
+        self._append(b"".join(small))
+
+    def _append(self, piece: Any) -> None:
+        if len(piece):
+            self._pieces.append(memoryview(piece))
 
     @property
     def rest(self) -> memoryview | None:
@@ -201,6 +221,7 @@ class Writer:
     """Write entries on one event loop, in threads, ``cachers`` at a time.
 
     What goes wrong costs the entry and nothing else; ``done`` is told what became of each.
+    ``step``, if any, is called between any two system calls.
     """
 
     def __init__(
@@ -211,10 +232,12 @@ class Writer:
         *,
         cachers: int,
         fsync: bool,
+        step: Callable[[], None] | None,
     ) -> None:
         self._directory = directory
         self._form = form
         self._done = done
+        self._step = step
         self._fsync = fsync
         self._most = 2 * cachers
         # One thread each: what is asked of a file is done in that order, also when nobody
@@ -224,8 +247,6 @@ class Writer:
         self._limiter = anyio.CapacityLimiter(cachers)
         self._tasks: dict[EntryKey, asyncio.Task[None]] = {}
         self._steps = 0
-        plan = armed()
-        self._trigger = Trigger(plan) if plan else None
 
     def __repr__(self) -> str:
         return f"<Writer: {self.pending} entries to write>"
@@ -321,8 +342,8 @@ class Writer:
         temporary = Temporary(self._directory)
 
         async def call(function: Callable[..., T], *args: Any) -> T:
-            if self._trigger is not None:
-                await loop.run_in_executor(thread, self._trigger.visit, "cache_write")
+            if self._step is not None:
+                await loop.run_in_executor(thread, self._step)
             self._steps += 1
             return await loop.run_in_executor(thread, function, *args)
 
