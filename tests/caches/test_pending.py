@@ -1,0 +1,148 @@
+"""Writes under way: bounded, waited for, given up when they have to be, and holding no longer."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from disk_bench import (
+    ROWS,
+    batch,
+    disk_cache,
+    extras,
+    is_right,
+    key,
+    opened,
+    path_of,
+    unfinished,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def test_what_is_held_is_held_until_it_is_written(tmp_path: Path) -> None:
+    """And no longer: the slot of a batch goes back as soon as its bytes are in the file."""
+
+    class Hold:
+        pass
+
+    started, go_on = threading.Event(), threading.Event()
+
+    def slow() -> Any:
+        started.set()
+        assert go_on.wait(20)
+        return batch(key())["label"]
+
+    async with opened(tmp_path) as cache:
+        hold, array = Hold(), np.zeros((ROWS, 50, 31), "uint8")
+        gone, array_gone = weakref.ref(hold), weakref.ref(array)
+        arrays = {"image": array, "weight": batch(key())["weight"], "label": slow}
+        written = cache.write(key(), arrays, {}, hold)
+        del hold, array, arrays
+        await asyncio.to_thread(started.wait, 20)
+        gc.collect()
+        assert gone() is not None
+        assert cache.pending == 1
+        go_on.set()
+        await written
+        assert (gone(), array_gone()) == (None, None)
+        assert cache.pending == 0
+        bad = np.zeros(3)
+        gone = weakref.ref(bad)
+        failed = cache.write(key(1), {"image": bad}, {}, None)
+        del bad
+        await failed
+        assert gone() is None
+        assert cache.counts.failed == 1
+
+
+async def test_writes_are_bounded_and_a_key_is_written_once_at_a_time(tmp_path: Path) -> None:
+    """`room` waits while there are more of them than twice ``cachers``."""
+    go_on = threading.Event()
+
+    def slow() -> Any:
+        assert go_on.wait(20)
+        return batch(key())["label"]
+
+    arrays = {**batch(key()), "label": slow}
+    async with opened(tmp_path, cachers=2) as cache:
+        await cache.room()
+        for index in range(4):
+            cache.write(key(index), arrays, {}, None)
+            await cache.room()
+        assert cache.write(key(0), arrays, {}, None) is cache.write(key(0), arrays, {}, None)
+        assert cache.pending == 4
+        cache.write(key(4), arrays, {}, None)
+        waiting = asyncio.ensure_future(cache.room())
+        flushing = asyncio.ensure_future(cache.flush())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        go_on.set()
+        await waiting
+        assert cache.pending <= 4
+        await flushing
+        assert (cache.pending, cache.counts.written) == (0, 5)
+
+
+async def test_a_read_waits_for_the_write_of_the_same_entry(tmp_path: Path) -> None:
+    """So a batch that comes again at once is not loaded again."""
+    async with opened(tmp_path) as cache:
+        cache.write(key(), batch(key()), extras(key()), None)
+        found = await cache.read(key())
+        assert found is not None
+        assert is_right(found, key())
+
+
+async def test_closing_waits_for_writes(tmp_path: Path) -> None:
+    """And a cache may be opened again afterwards."""
+    cache = disk_cache(tmp_path)
+    for index in range(3):
+        await cache.open()
+        cache.write(key(index), batch(key(index)), extras(key(index)), None)
+        await cache.aclose()
+        await cache.aclose()
+        assert cache.counts.written == index + 1
+    await cache.open()
+    assert [await cache.read(key(index)) is not None for index in range(4)] == [True] * 3 + [False]
+    await cache.aclose()
+
+
+@pytest.mark.parametrize("how", ["task", "runner"])
+async def test_closing_that_is_cancelled_leaves_no_file(tmp_path: Path, how: str) -> None:
+    """What has not been written by then never will be, and holds nothing."""
+    started, go_on = threading.Event(), threading.Event()
+
+    class Hold:
+        pass
+
+    def slow() -> Any:
+        started.set()
+        assert go_on.wait(20)
+        return batch(key())["label"]
+
+    hold = Hold()
+    gone = weakref.ref(hold)
+    cache = disk_cache(tmp_path, cachers=1)
+    await cache.open()
+    for index in range(3):
+        cache.write(key(index), {**batch(key()), "label": slow}, {}, hold)
+    del hold
+    await asyncio.to_thread(started.wait, 20)
+    if how == "runner":  # as `asyncio.run` does with all tasks when its main one has ended
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+    closing = asyncio.ensure_future(cache.aclose())
+    await asyncio.sleep(0)
+    closing.cancel()
+    go_on.set()
+    await asyncio.wait([closing])
+    assert cache.pending == 0
+    assert unfinished(tmp_path) == []
+    assert gone() is None
+    assert not path_of(tmp_path, key(2)).exists()
