@@ -47,13 +47,14 @@ def derive_seed(seeds: Iterable[tuple[int, int]]) -> int | None:
 class Shuffle:
     """The positions of a dataset of ``length``, permuted anew in every epoch.
 
-    Epoch ``e`` is the permutation of ``seed + e``: that of Grain, with the one exception that
-    it is a permutation also where ``length - 1`` is a power of four from 2**16 on.
+    Epoch ``e`` is the permutation of ``seed + e``, of the positions in the parent's epoch ``e``:
+    that of Grain, with the one exception that it is a permutation also where ``length - 1`` is
+    a power of four from 2**16 on.
 
     >>> shuffle = Shuffle(10, 1)
     >>> [shuffle.at(index) for index in range(10)]
     [5, 7, 6, 0, 4, 8, 9, 2, 1, 3]
-    >>> shuffle.take(range(10, 20)).tolist() == [Shuffle(10, 2).at(index) for index in range(10)]
+    >>> shuffle.take(range(10, 20)).tolist() == [10 + Shuffle(10, 2).at(k) for k in range(10)]
     True
     """
 
@@ -73,14 +74,15 @@ class Shuffle:
         """Return which position of the parent is at ``index`` of the shuffled dataset."""
         epoch, position = wrapped(index, self.length)
         if self.length == 1:
-            return 0
+            return index
+        start = index - position
         block = position // _BLOCK if self.length > _TABLE_LENGTH else 0
         places = self._kept.get((epoch, block))
         if places is None:
             places = self._look_ahead(epoch, block, 1)
         if places is None:
-            return self._cipher(epoch).one(position)
-        return places.item(position - block * _BLOCK)
+            return start + self._cipher(epoch).one(position)
+        return start + places.item(position - block * _BLOCK)
 
     def take(self, indices: Positions) -> NDArray[Any]:
         """Return the same for many indices."""
@@ -97,24 +99,27 @@ class Shuffle:
         if high >= start + self.length or high >= _BEYOND or low < -_BEYOND:
             return self._take_epochs(as_array(indices))
         if isinstance(indices, range):
-            within = range(indices.start - start, indices.stop - start, indices.step)
-            return self._take(epoch, within, position, high - start)
-        return self._take(epoch, indices - start, position, high - start)
+            within: Positions = range(indices.start - start, indices.stop - start, indices.step)
+        else:
+            within = indices - start
+        places = self._take(epoch, within, position, high - start)
+        return places + start if start else places
 
     def _take_epochs(self, indices: NDArray[Any]) -> NDArray[Any]:
         if indices.dtype == object or self.length >= _BEYOND:
             return integers(self.at(index) for index in plain(indices))
         epochs = indices // self.length
         within = indices - epochs * self.length
-        places = np.empty(len(indices), dtype=np.int64)
+        places: NDArray[Any] = np.empty(len(indices), dtype=np.int64)
         for epoch in np.unique(epochs).tolist():
             of_epoch = np.flatnonzero(epochs == epoch)
             part = within[of_epoch]
             places[of_epoch] = self._take(epoch, part, int(part.min()), int(part.max()))
+        places += epochs * self.length
         return places
 
     def _take(self, epoch: int, within: Positions, low: int, high: int) -> NDArray[Any]:
-        """Look up positions of one epoch, between ``low`` and ``high``."""
+        """Permute positions of one epoch, between ``low`` and ``high``."""
         if self.length == 1:
             return np.zeros(len(within), dtype=np.int64)
         block, offset = 0, 0

@@ -77,3 +77,38 @@ def test_numbers_that_grains_own_tests_pin() -> None:
     assert list(ten.seed(42).shuffle()) == [1, 7, 6, 9, 0, 8, 4, 5, 3, 2]
     noisy = ten.seed(41).random_map(lambda x, rng: x + rng.integers(0, 10))
     assert list(noisy) == [0, 6, 9, 5, 10, 14, 14, 13, 15, 13]
+
+
+OF_EPOCHS: dict[str, Any] = {
+    "range(7).shuffle(seed=1).shuffle(seed=2)": lambda: (
+        MapDataset.range(7).shuffle(seed=1).shuffle(seed=2)
+    ),
+    "range(7).seed(3).random_map(x + rng.integers(0, 1000)).shuffle()[1:6:2]": lambda: (
+        MapDataset.range(7).seed(3).random_map(add_random).shuffle()[1:6:2]
+    ),
+    "concatenate([range(3).shuffle(seed=1), range(10, 15).shuffle(seed=2)]).shuffle(seed=3)": (
+        lambda: MapDataset.concatenate(
+            [MapDataset.range(3).shuffle(seed=1), MapDataset.range(10, 15).shuffle(seed=2)]
+        ).shuffle(seed=3)
+    ),
+    "mix([range(4).shuffle(seed=1), range(10, 17).shuffle(seed=2)], [1, 2]).shuffle(seed=3)": (
+        lambda: MapDataset.mix(
+            [MapDataset.range(4).shuffle(seed=1), MapDataset.range(10, 17).shuffle(seed=2)], [1, 2]
+        ).shuffle(seed=3)
+    ),
+    "range(5).shuffle(seed=1).repeat(2).shuffle(seed=2)": lambda: (
+        MapDataset.range(5).shuffle(seed=1).repeat(2).shuffle(seed=2)
+    ),
+    "range(5).shuffle(seed=1).repeat().shuffle(seed=2)": lambda: (
+        MapDataset.range(5).shuffle(seed=1).repeat().shuffle(seed=2)
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GOLDEN["epochs"], ids=lambda case: case["pipeline"])
+def test_epochs_reach_the_parents(case: dict[str, Any]) -> None:
+    """What is above a stage that reorders is in the same epoch: one by one, and at once."""
+    make = OF_EPOCHS[case["pipeline"]]
+    recorded = case["elements"]
+    assert [make()[i] for i in range(len(recorded))] == recorded
+    assert list(make()._each(range(len(recorded)))) == recorded
