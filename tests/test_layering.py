@@ -26,6 +26,7 @@ FLOORS = {
     "_engine": 5,
     "_datasets": 6,
     "_loaders": 7,
+    "transforms": 7,
     "testing": 8,
 }
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

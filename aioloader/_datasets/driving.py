@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import functools
 import threading
 import time
@@ -11,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
-from aioloader._datasets.hosts import Host
+from aioloader._datasets.hosts import Host, lent_loop
 from aioloader._datasets.requests import Bell
 from aioloader._iterating import refuse_in_loop
 
@@ -39,12 +38,43 @@ class _Outcome:
 
 @final
 class _Turn:
-    """Some elements in a row, made by the host's thread."""
+    """Some elements in a row, made by the host's thread, and taken while it goes on.
+
+    ``bell`` rings when it is over, and for outcomes before that only where somebody is in a
+    hurry: to wake the loop for each would take longer than making most of them.
+    """
 
     def __init__(self) -> None:
-        self.done = Bell()
-        self.outcomes: list[_Outcome] = []
+        self.bell = Bell()
+        self.outcomes: deque[_Outcome] = deque()
         self.is_over = False
+        self._is_urgent = False
+
+    def put(self, outcome: _Outcome) -> None:
+        """Add an outcome, in the thread."""
+        self.outcomes.append(outcome)
+        if self._is_urgent:
+            self.bell.ring()
+
+    def hurry(self) -> None:
+        """Have it ring for outcomes, too, from those on that are there already."""
+        self._is_urgent = True
+        if self.outcomes:
+            self.bell.ring()
+
+    async def wait(self) -> None:
+        """Wait until it is over, or a moment and for an outcome."""
+        self._is_urgent = False
+        timer = asyncio.get_running_loop().call_later(_TURN_SECONDS, self.hurry)
+        try:
+            await self.bell.wait()
+        finally:
+            timer.cancel()
+
+    def end(self) -> None:
+        """Say that nothing more will be put."""
+        self.is_over = True
+        self.bell.ring()
 
 
 @final
@@ -67,7 +97,6 @@ class Driver:
         self._plain = False  # whether `next` has nothing to look after
         self._coroutine: Coroutine[Any, Any, Any] | None = None
         self._request: Request | None = None
-        self._ready: deque[_Outcome] = deque()
         self._turn: _Turn | None = None
         self._restoring: Callable[[], None] | None = None
         self._delivered: dict[str, Any] | None = None
@@ -80,14 +109,13 @@ class Driver:
         """Return the state behind the last delivered element; None says that it is the tree's."""
         if self._delivered is None or self._looking == threading.get_ident():
             return None
-        return copy.deepcopy(self._delivered)
+        return self._delivered
 
-    def restore(self, iterator: Any, state: dict[str, Any], apply: Callable[[], None]) -> None:
+    def restore(self, state: dict[str, Any], apply: Callable[[], None]) -> None:
         """Go to ``state`` by ``apply``: now, or when the thread has left the iterator alone."""
-        self._ready.clear()
         self._plain = False
         if self._turn is not None and not self._turn.is_over:
-            self._restoring, self._delivered = apply, copy.deepcopy(state)
+            self._restoring, self._delivered = apply, state
             return
         self._turn = self._coroutine = self._request = self._delivered = None
         apply()
@@ -95,9 +123,8 @@ class Driver:
     def close(self) -> None:
         """Let go of everything, without waiting."""
         self._plain = False
-        self._ready.clear()
         if self._turn is None or self._turn.is_over:
-            self._coroutine = self._request = None
+            self._turn = self._coroutine = self._request = None
         self._host.close()
 
     def _state_of(self, iterator: Any) -> dict[str, Any]:
@@ -107,8 +134,19 @@ class Driver:
         finally:
             self._looking = None
 
+    def start(self, iterator: Any) -> None:
+        """Have what works ahead begin to, on the running loop or on one of the host's own."""
+        _refuse_closed(iterator)
+        self._plain = False
+        if self._turn is None:
+            try:
+                self._use(iterator, asyncio.get_running_loop())
+            except RuntimeError:
+                self._use(iterator, lent_loop())
+            iterator._start(self._host.loop)
+
     def _settle(self, iterator: Any) -> None:
-        if not self._ready and self._coroutine is None and self._turn is None:
+        if self._coroutine is None and self._turn is None:
             self._delivered = None
             self._plain = not iterator._waits and not iterator._closed
 
@@ -132,14 +170,18 @@ class Driver:
         _refuse_closed(iterator)
         if iterator._is_async:
             refuse_in_loop("async for ... in ...")
-        if self._turn is not None:
-            self._turn.done.block()
-            self._take_turn()
-        if self._ready:
-            return self._deliver(iterator, StopIteration)
-        self._use(iterator, None)
+        while self._turn is not None:
+            outcome = self._taken()
+            if outcome is not None:
+                return self._deliver(iterator, outcome, StopIteration)
+            if self._turn is not None:
+                self._turn.hurry()
+                self._turn.bell.block()
+        self._use(iterator, lent_loop())
+        if self._coroutine is None and iterator._waits:
+            self._delivered = self._state_of(iterator)  # an interruption may come out of a wait
         outcome = self._run(iterator, may_block=True)
-        assert outcome is not None
+        assert outcome is not None  # for it would have blocked
         self._settle(iterator)
         return self._unwrap(outcome, StopIteration)
 
@@ -149,7 +191,6 @@ class Driver:
             # What is under way belongs to another loop: it is made again on this one.
             state = self._delivered or self._state_of(iterator)
             self._coroutine = self._request = self._delivered = None
-            self._ready.clear()
             self._host.close()
             iterator.set_state(state)
 
@@ -157,8 +198,6 @@ class Driver:
         """Go on to the next outcome, in a thread; None if it has to be waited for."""
         value: Any = None
         if self._coroutine is None:
-            if iterator._waits:
-                self._delivered = self._state_of(iterator)
             self._coroutine = iterator._advance()
         resume = self._coroutine.send
         while True:
@@ -182,16 +221,21 @@ class Driver:
         """Return the next element, without blocking the loop."""
         _refuse_closed(iterator)
         await self._breathe()
-        if not self._ready:
-            self._plain = False
+        self._plain = False
+        while True:
+            if self._turn is not None:
+                taken = self._taken()
+                if taken is not None:
+                    return self._deliver(iterator, taken, StopAsyncIteration)
             if self._turn is None:
                 self._use(iterator, asyncio.get_running_loop())
                 if iterator._loop_safe:
                     outcome = await self._run_here(iterator)
                     self._settle(iterator)
                     return self._unwrap(outcome, StopAsyncIteration)
-            await self._wait_for_turn(iterator)
-        return self._deliver(iterator, StopAsyncIteration)
+                self._begin_turn(iterator)
+            else:
+                await self._turn.wait()
 
     async def _breathe(self) -> None:
         # Who never has to wait would keep others from the loop.
@@ -219,51 +263,56 @@ class Driver:
                 return _outcome_of(error)
             resume, value = self._coroutine.send, None
 
-    async def _wait_for_turn(self, iterator: Any) -> None:
-        while not self._ready:
-            if self._turn is None:
-                if self._delivered is None:
-                    self._delivered = self._state_of(iterator)
-                self._use(iterator, asyncio.get_running_loop())
-                turn = self._turn = _Turn()
-                self._host.submit(functools.partial(self._make, iterator, turn))
-            await self._turn.done.wait()
-            self._take_turn()
+    # Turns
+
+    def _begin_turn(self, iterator: Any) -> None:
+        if self._delivered is None:
+            self._delivered = self._state_of(iterator)
+        self._turn = _Turn()
+        self._host.submit(functools.partial(self._make, iterator, self._turn))
 
     def _make(self, iterator: Any, turn: _Turn) -> None:
         try:
-            deadline = time.perf_counter() + _TURN_SECONDS
-            while True:
-                outcome = self._run(iterator, may_block=not turn.outcomes)
-                if outcome is None:
-                    break
-                turn.outcomes.append(outcome)
-                outcome.state = self._state_of(iterator)
-                late = time.perf_counter() > deadline or len(turn.outcomes) >= _TURN_ELEMENTS
-                if late or outcome.is_last or outcome.error is not None:
-                    break
+            with self._host.lending():
+                self._make_some(iterator, turn)
         except BaseException as error:
-            turn.outcomes.append(_Outcome(error=error))
+            turn.put(_Outcome(error=error))
         finally:
-            turn.is_over = True
-            turn.done.ring()
+            turn.end()
 
-    def _take_turn(self) -> None:
-        turn, self._turn = self._turn, None
+    def _make_some(self, iterator: Any, turn: _Turn) -> None:
+        deadline = time.perf_counter() + _TURN_SECONDS
+        for count in range(_TURN_ELEMENTS):
+            outcome = self._run(iterator, may_block=count == 0)
+            if outcome is None:
+                break
+            outcome.state = self._state_of(iterator)
+            turn.put(outcome)
+            if outcome.is_last or outcome.error is not None or time.perf_counter() > deadline:
+                break
+
+    def _taken(self) -> _Outcome | None:
+        """Take the next outcome of the turn, if it is there; forget a turn that has no more."""
+        turn = self._turn
         assert turn is not None
-        restoring, self._restoring = self._restoring, None
-        if restoring is None:
-            self._ready.extend(turn.outcomes)
-        else:
-            self._coroutine = self._request = self._delivered = None
-            restoring()
+        is_over = turn.is_over  # asked first: the thread puts, and then ends
+        if self._restoring is None and turn.outcomes:
+            return turn.outcomes.popleft()
+        if is_over:
+            self._turn = None
+            restoring, self._restoring = self._restoring, None
+            if restoring is not None:
+                self._coroutine = self._request = self._delivered = None
+                restoring()
+        return None
 
     # Delivery
 
-    def _deliver(self, iterator: Any, end: type[Exception]) -> Any:
-        outcome = self._ready.popleft()
+    def _deliver(self, iterator: Any, outcome: _Outcome, end: type[Exception]) -> Any:
         self._delivered = outcome.state
-        self._settle(iterator)
+        if self._turn is not None and self._turn.is_over and not self._turn.outcomes:
+            self._turn = None
+            self._settle(iterator)
         return self._unwrap(outcome, end)
 
     def _unwrap(self, outcome: _Outcome, end: type[Exception]) -> Any:

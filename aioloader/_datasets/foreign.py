@@ -44,7 +44,7 @@ class _Counting(DatasetIterator[T]):
         self._skip = 0
 
     def get_state(self) -> dict[str, Any]:
-        inner = self._inside()
+        inner = self._begun()
         own = inner.get_state() if isinstance(inner, Restorable) else None
         return {"count": self._count, "state": own}
 
@@ -65,7 +65,7 @@ class _Counting(DatasetIterator[T]):
             )
         self._count = count
 
-    def _inside(self) -> Any:
+    def _begun(self) -> Any:
         if self._inner is None:
             self._inner = self._make()
         return self._inner
@@ -82,7 +82,7 @@ class PlainIterator(_Counting[T]):
     """Goes through a plain iterator."""
 
     async def _advance(self) -> T:
-        inner: Iterator[T] = self._inside()
+        inner: Iterator[T] = self._begun()
         try:
             while self._skip:
                 self._skip -= 1
@@ -105,7 +105,7 @@ class AsyncIteratorOf(_Counting[T]):
     _is_async = _waits = _loop_safe = True
 
     async def _advance(self) -> T:
-        inner: AsyncIterator[T] = self._inside()
+        inner: AsyncIterator[T] = self._begun()
         try:
             while self._skip:
                 self._skip -= 1

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, final
 from aioloader._engine.loop import new_loop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-__all__ = ["Hands", "Host"]
+__all__ = ["Hands", "Host", "lent_loop"]
 
 _Calls = queue.SimpleQueue["Callable[[], None] | None"]
 
@@ -92,6 +92,14 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
         runner.get_loop().run_forever()
 
 
+_lent = threading.local()
+
+
+def lent_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the loop that an iterator lends to others, which are iterated over inside of it."""
+    return getattr(_lent, "loop", None)
+
+
 @final
 class Host:
     """What drives one iterator: a thread for what would block the loop, and a loop.
@@ -125,6 +133,15 @@ class Host:
                 self._own = _LoopThread()
             self._lent = self._own.loop
         return self._lent
+
+    @contextlib.contextmanager
+    def lending(self) -> Iterator[None]:
+        """Lend the running loop to what iterates in this thread meanwhile."""
+        before, _lent.loop = lent_loop(), self._running
+        try:
+            yield
+        finally:
+            _lent.loop = before
 
     def submit(self, call: Callable[[], None]) -> None:
         """Run a call in the host's thread."""

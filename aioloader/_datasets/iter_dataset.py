@@ -240,7 +240,10 @@ class IterDataset(Dataset, Iterable[T], Generic[T], metaclass=IterDatasetMeta):
         options = options or MultiprocessingOptions(num_workers=_DEFAULT_WORKERS)
         if options.num_workers == 0:
             return self
-        return StagedIterDataset(prefetch_in_workers(self, options, worker_init_fn), self)
+        stage = prefetch_in_workers(self, options, worker_init_fn)
+        made: StagedIterDataset[T] = StagedIterDataset(stage, self)
+        made._steps = 0  # default seeds are those without workers
+        return made
 
     def prefetch(self, multiprocessing_options: MultiprocessingOptions) -> IterDataset[T]:
         """Call `mp_prefetch`, which is what to write instead."""

@@ -61,13 +61,17 @@ class Each:
 
     step: Mapped | MappedWithIndex | RandomMapped
 
+    @property
+    def key(self) -> str | None:
+        """Under which key a state has the count of elements, if it has one."""
+        return _KEYS[type(self.step)]
+
     def begin(self, parents: Sequence[Any]) -> DatasetIterator[Any]:
         """Return an iterator over what the step makes of each element."""
-        (parent,) = map(opened, parents)
-        key = _KEYS[type(self.step)]
+        (parent,) = parents
         if not self.step.is_async:
-            return EachIterator(parent, self.step, key)
-        return AheadIterator(parent, self._call, key)
+            return EachIterator(opened(parent), self.step, self.key)
+        return AheadIterator(lambda: opened(parent), self._call, self.key)
 
     def _call(self, count: int, element: Any) -> Any:
         return self.step.finish(count, (element,))
@@ -85,10 +89,11 @@ class Filtering:
 
     def begin(self, parents: Sequence[Any]) -> DatasetIterator[Any]:
         """Return an iterator over those."""
-        (parent,) = map(opened, parents)
+        (parent,) = parents
         if not is_coroutine(self.function):
-            return FilterIterator(parent, self.function)
-        return PresentIterator(AheadIterator(parent, self._call), _REMOVED, repr(self))
+            return FilterIterator(opened(parent), self.function)
+        judged: DatasetIterator[Any] = AheadIterator(lambda: opened(parent), self._call)
+        return PresentIterator(judged, _REMOVED, repr(self))
 
     async def _call(self, count: int, element: Any) -> Any:
         return element if await self.function(element) else _REMOVED
@@ -111,11 +116,13 @@ class Batching:
 
     def begin(self, parents: Sequence[Any]) -> DatasetIterator[Any]:
         """Return an iterator over batches."""
-        (parent,) = map(opened, parents)
-        size, drop_remainder, batch_fn = self.size, self.drop_remainder, self.batch_fn
-        if batch_fn is None or not is_coroutine(batch_fn):
-            return BatchIterator(parent, size, drop_remainder, batch_fn)
-        return AheadIterator(BatchIterator(parent, size, drop_remainder, list), self._call)
+        (parent,) = parents
+        if self.batch_fn is None or not is_coroutine(self.batch_fn):
+            return self._batches(parent, self.batch_fn)
+        return AheadIterator(lambda: self._batches(parent, list), self._call)
+
+    def _batches(self, parent: Any, batch_fn: Any) -> DatasetIterator[Any]:
+        return BatchIterator(opened(parent), self.size, self.drop_remainder, batch_fn)
 
     async def _call(self, count: int, elements: list[Any]) -> Any:
         assert self.batch_fn is not None

@@ -14,6 +14,7 @@ from aioloader._datasets.room import Room
 from aioloader._datasets.transforms import name_of
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Awaitable, Callable, Sequence
 
     from aioloader._order.reindex import Mixture
@@ -25,12 +26,18 @@ __all__ = [
     "FilterIterator",
     "MixIterator",
     "PresentIterator",
+    "not_the_end",
 ]
 
 T = TypeVar("T")
 
 _LEAVE_SECONDS = 0.5
 _NEVER_SAID = ReadOptions()
+
+
+def not_the_end(error: BaseException) -> RuntimeError:
+    """Return what to raise where a function of the user's has raised what means an end."""
+    return RuntimeError(f"a function of the dataset raised {type(error).__name__}")
 
 
 class Counted(Protocol):
@@ -59,7 +66,10 @@ class EachIterator(DatasetIterator[T]):
         element = await self._next_of_parent()
         count = self._count
         self._count = count + 1
-        return self._finish(count, (element,))  # type: ignore[no-any-return]
+        try:
+            return self._finish(count, (element,))  # type: ignore[no-any-return]
+        except StopAsyncIteration as error:
+            raise not_the_end(error) from error
 
     def get_state(self) -> dict[str, Any]:
         state = self._parent.get_state()
@@ -87,7 +97,10 @@ class FilterIterator(DatasetIterator[T]):
     async def _advance(self) -> T:
         while True:
             element = await self._next_of_parent()
-            is_kept = bool(self._function(element))
+            try:
+                is_kept = bool(self._function(element))
+            except StopAsyncIteration as error:
+                raise not_the_end(error) from error
             self._removals.count(is_kept, self._dataset_options)
             if is_kept:
                 return element
@@ -155,9 +168,12 @@ class BatchIterator(DatasetIterator[Any]):
         except StopAsyncIteration:
             if not elements or self._drop_remainder:
                 raise
-        if not self._loop_safe:
-            return self._batch_fn(elements)
-        return await InThread(lambda: self._batch_fn(elements))
+        try:
+            if not self._loop_safe:
+                return self._batch_fn(elements)
+            return await InThread(lambda: self._batch_fn(elements))
+        except StopAsyncIteration as error:
+            raise not_the_end(error) from error
 
     def get_state(self) -> dict[str, Any]:
         return self._parent.get_state()
@@ -209,44 +225,48 @@ class AheadIterator(DatasetIterator[T]):
 
     ``call(count, element)`` is awaited on the loop. The state is as that of an `EachIterator`:
     what is under way or ready does not count.
+
+    Each belt has a parent of its own, which ``begin`` makes: the tasks of one that was dropped
+    may be in the middle of it.
     """
 
     _is_async = _waits = True
+    _ahead: Ahead | None = None
 
     def __init__(
         self,
-        parent: DatasetIterator[Any],
+        begin: Callable[[], DatasetIterator[Any]],
         call: Callable[[int, Any], Awaitable[Any]],
         key: str | None = None,
     ) -> None:
-        super().__init__(parent)
+        super().__init__(begin())
         self._loop_safe = True
+        self._make_parent = begin
         self._call = call
         self._key = key
         self._count = 0
         self._position: dict[str, Any] | None = None
-        self._ahead: Ahead | None = None
 
     async def _advance(self) -> T:
-        ahead = self._ahead
-        if ahead is None:
-            ahead = self._begin(await CurrentLoop())
+        ahead = self._ahead or self._begin(await CurrentLoop())
         while (call := ahead.take()) is None:
             await ahead.bell
             if ahead.stopped:
                 raise ValueError("this iterator has been closed meanwhile")
         self._count, self._position = call.position
         if call.is_last:
-            self._drop()
+            self._drop()  # its tasks have ended, and nobody is in the middle of the parent
             raise StopAsyncIteration
         if call.error is None:
             return call.value  # type: ignore[no-any-return]
         try:
             raise call.error
+        except StopAsyncIteration as error:
+            raise not_the_end(error) from error
         finally:
             del call  # the error would refer to itself
 
-    def _begin(self, loop: Any) -> Ahead:
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> Ahead:
         parent, call = self._parent, self._call
         count, self._position = self._count, parent.get_state()
 
@@ -280,13 +300,19 @@ class AheadIterator(DatasetIterator[T]):
         return state if self._key is None else {"parent": state, self._key: self._count}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        self._drop()
+        if self._ahead is not None:
+            self._drop()
+            self._parent.close()
+            parent = self._make_parent()
+            parent._apply(self._dataset_options)
+            self._parents = (parent,)
         self._position = None
-        parent, self._count = _split(state, self._key)
-        self._parent.set_state(parent)
+        its, self._count = _split(state, self._key)
+        self._parent.set_state(its)
 
-    def start_prefetch(self) -> None:
-        self._parent.start_prefetch()
+    def _start(self, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+        if self._ahead is None:
+            self._begin(loop())
 
     def close(self) -> None:
         self._drop()
@@ -294,9 +320,10 @@ class AheadIterator(DatasetIterator[T]):
 
     async def aclose(self) -> None:
         ahead = self._ahead
-        self.close()
+        await super().aclose()
         if ahead is not None:
             await ahead.wait_ended(_LEAVE_SECONDS)
 
     def __del__(self) -> None:
-        self._drop()
+        if self._ahead is not None:
+            self._drop()

@@ -13,7 +13,8 @@ from aioloader._datasets.options import DatasetOptions
 from aioloader._datasets.requests import OnLoop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import asyncio
+    from collections.abc import Awaitable, Callable
 
     from aioloader._datasets.checkpointing import PathAwaitingCreation
     from aioloader._datasets.options import ReadOptions
@@ -39,6 +40,7 @@ class DatasetIterator(Iterator[T], ABC, Generic[T]):
     _parents: tuple[DatasetIterator[Any], ...] = ()
     _driver: Driver | None = None
     _closed = False
+    _inside = False
 
     # Whether it waits for tasks on an event loop, itself or below it.
     _is_async = False
@@ -60,11 +62,10 @@ class DatasetIterator(Iterator[T], ABC, Generic[T]):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         own = vars(cls)
-        if "_advance" not in own and "__next__" in own:
-            cls._advance = _advance_by_next  # type: ignore[method-assign]
-        elif "_advance" not in own and "__anext__" in own:
-            cls._advance = _advance_by_anext  # type: ignore[method-assign]
-            cls._is_async = cls._waits = True
+        if "__next__" in own:
+            _adopt_next(cls, own["__next__"])
+        elif "__anext__" in own:
+            _adopt_anext(cls, own["__anext__"])
         if "get_state" in own:
             cls.get_state = _get_state(own["get_state"])  # type: ignore[method-assign, assignment]
         if "set_state" in own:
@@ -84,8 +85,8 @@ class DatasetIterator(Iterator[T], ABC, Generic[T]):
     def get_state(self) -> dict[str, Any]:
         """Return the position behind the last element that was delivered.
 
-        It is a value of its own, which `json.dumps` takes; its keys and types are the same at
-        all times.
+        It is what `json.dumps` takes, and not to be written to; its keys and types are the same
+        at all times.
         """
 
     @abstractmethod
@@ -131,9 +132,22 @@ class DatasetIterator(Iterator[T], ABC, Generic[T]):
         return read_state(directory, self.set_state)
 
     def start_prefetch(self) -> None:
-        """Begin to make elements, where they are made ahead of use; harmless to repeat."""
+        """Begin to make elements, where they are made ahead of use; harmless to repeat.
+
+        Coroutine functions are called on the running loop; where there is none, on one in
+        a thread, for iteration with a plain ``for``.
+        """
+        if self._driver is None:
+            self._driver = Driver()
+        self._driver.start(self)
+
+    def _start(self, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+        """Begin to work ahead; what needs a loop for it asks for one."""
         for parent in self._parents:
-            parent.start_prefetch()
+            if type(parent).start_prefetch is DatasetIterator.start_prefetch:
+                parent._start(loop)
+            else:
+                parent.start_prefetch()
 
     def close(self) -> None:
         """Give back threads, tasks and processes without waiting for a transform that is stuck.
@@ -141,14 +155,16 @@ class DatasetIterator(Iterator[T], ABC, Generic[T]):
         Harmless to repeat. `next` is a :class:`ValueError` from then on; `get_state` is not.
         """
         self._closed = True
-        if self._driver is not None:
-            self._driver.close()
         for parent in self._parents:
             parent.close()
+        if self._driver is not None:
+            self._driver.close()
 
     async def aclose(self) -> None:
-        """Do the same, and wait a moment for what has to end."""
+        """Do the same, and wait a moment for tasks to end."""
         self.close()
+        for parent in self._parents:
+            await parent.aclose()
 
     def __enter__(self) -> Self:
         return self
@@ -163,15 +179,42 @@ class DatasetIterator(Iterator[T], ABC, Generic[T]):
         await self.aclose()
 
 
-async def _advance_by_next(self: DatasetIterator[T]) -> T:
-    try:
-        return self.__next__()
-    except StopIteration:  # which may not leave a coroutine
-        raise StopAsyncIteration from None
+def _adopt_next(cls: Any, own: Callable[[Any], Any]) -> None:
+    """Have `_advance` call a class's own ``__next__``, and ``__next__`` drive `_advance`."""
+
+    @functools.wraps(own)
+    def __next__(self: DatasetIterator[Any]) -> Any:
+        # A class below calls it by `super`.
+        return own(self) if self._inside else DatasetIterator.__next__(self)
+
+    async def _advance(self: DatasetIterator[Any]) -> Any:
+        self._inside = True
+        try:
+            return own(self)
+        except StopIteration:  # which may not leave a coroutine
+            raise StopAsyncIteration from None
+        finally:
+            self._inside = False
+
+    cls.__next__, cls._advance = __next__, _advance
 
 
-async def _advance_by_anext(self: DatasetIterator[T]) -> T:
-    return await OnLoop(self.__anext__)  # type: ignore[no-any-return]
+def _adopt_anext(cls: Any, own: Callable[[Any], Awaitable[Any]]) -> None:
+    """Do the same for ``__anext__``."""
+
+    @functools.wraps(own)
+    async def __anext__(self: DatasetIterator[Any]) -> Any:
+        return await (own(self) if self._inside else DatasetIterator.__anext__(self))
+
+    async def _advance(self: DatasetIterator[Any]) -> Any:
+        self._inside = True
+        try:
+            return await OnLoop(lambda: own(self))
+        finally:
+            self._inside = False
+
+    cls.__anext__, cls._advance = __anext__, _advance
+    cls._is_async = cls._waits = True
 
 
 def _get_state(own: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
@@ -193,6 +236,6 @@ def _set_state(own: Callable[[Any, dict[str, Any]], None]) -> Callable[[Any, Any
         if self._driver is None:
             own(self, state)
         else:
-            self._driver.restore(self, state, functools.partial(own, self, state))
+            self._driver.restore(state, functools.partial(own, self, state))
 
     return set_state

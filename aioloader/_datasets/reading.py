@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from aioloader._datasets.fetching import Failed, Fetching
 from aioloader._datasets.filtering import Removals
-from aioloader._datasets.hosts import Hands
 from aioloader._datasets.iter_dataset import StagedIterDataset
-from aioloader._datasets.iter_steps import AheadIterator, PresentIterator
+from aioloader._datasets.iter_steps import AheadIterator, PresentIterator, not_the_end
 from aioloader._datasets.iterators import DatasetIterator
+from aioloader._datasets.runs import Runs
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    import asyncio
+    from collections.abc import Callable, Sequence
 
     from aioloader._datasets.iter_dataset import IterDataset
     from aioloader._datasets.options import ReadOptions
 
-__all__ = ["Reading", "Runs", "read"]
+__all__ = ["Reading", "read"]
 
 T = TypeVar("T")
-R = TypeVar("R")
-
-_LEAVE_SECONDS = 0.5
 
 
 def read(dataset: Any, read_options: ReadOptions, allow_nones: bool) -> IterDataset[Any]:
@@ -49,8 +45,14 @@ class Reading:
         (dataset,) = parents
         if not dataset._is_async:
             return _ReadIterator(dataset, self.options, self.allow_nones)
-        positions = _Positions(dataset, self.options)
-        iterator: DatasetIterator[Any] = AheadIterator(positions, positions.get_element)
+        run = Runs(max(self.options.num_threads, 1))
+
+        async def get(count: int, index: int) -> Any:
+            return await dataset._aget(index, run)
+
+        iterator: DatasetIterator[Any] = AheadIterator(
+            lambda: _Positions(dataset, self.options), get
+        )
         if self.allow_nones:
             return iterator
         return PresentIterator(iterator, None, repr(dataset))
@@ -107,13 +109,19 @@ class _ReadIterator(_Indexed[T]):
                     _raise(element)
             else:
                 self._next = index + 1
-                element = self._dataset[index]
+                element = self._made(index)
             removals = self._removals
             if removals is None:
                 return element  # type: ignore[no-any-return]
             removals.count(element is not None, self._dataset_options)
             if element is not None:
                 return element  # type: ignore[no-any-return]
+
+    def _made(self, index: int) -> Any:
+        try:
+            return self._dataset[index]
+        except StopAsyncIteration as error:
+            raise not_the_end(error) from error
 
     async def _fetched(self) -> Any:
         fetching = self._fetching or self._begin()
@@ -140,7 +148,7 @@ class _ReadIterator(_Indexed[T]):
         super().set_state(state)
         self._drop()
 
-    def start_prefetch(self) -> None:
+    def _start(self, loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
         if self._waits and self._fetching is None and self._next < self._length:
             self._begin()
 
@@ -156,6 +164,8 @@ class _ReadIterator(_Indexed[T]):
 def _raise(failed: Failed) -> None:
     try:
         raise failed.error
+    except StopAsyncIteration as error:
+        raise not_the_end(error) from error
     finally:
         del failed  # the error would refer to itself
 
@@ -166,82 +176,9 @@ class _Positions(_Indexed[int]):
 
     _loop_safe = True
 
-    def __init__(self, dataset: Any, options: ReadOptions) -> None:
-        super().__init__(dataset, options)
-        self._run = Runs(max(options.num_threads, 1))
-
     async def _advance(self) -> int:
         index = self._next
         if index >= self._length:
             raise StopAsyncIteration
         self._next = index + 1
         return index
-
-    async def get_element(self, count: int, index: int) -> Any:
-        """Return the element at ``index``."""
-        return await self._dataset._aget(index, self._run)
-
-    def close(self) -> None:
-        super().close()
-        self._run.close()
-
-
-@final
-class Runs:
-    """Runs functions of the user's for the loop: up to ``count`` threads, and as many tasks."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._hands = Hands(count, "aioloader-read")
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._free = asyncio.Semaphore(count)
-
-    async def __call__(self, function: Callable[..., R], /, *args: Any) -> R:
-        """Call a plain function in a thread."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[R] = loop.create_future()
-
-        def call() -> None:
-            try:
-                result = function(*args)
-            except BaseException as error:
-                _soon(loop, _settle, done, None, _portable(error))
-            else:
-                _soon(loop, _settle, done, result, None)
-
-        self._hands.submit(call)
-        return await done
-
-    async def awaiting(self, function: Callable[..., Awaitable[R]], /, *args: Any) -> R:
-        """Await a coroutine function."""
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._loop, self._free = loop, asyncio.Semaphore(self._count)
-        async with self._free:
-            return await function(*args)
-
-    def close(self) -> None:
-        """Have the threads end, without waiting."""
-        self._hands.close()
-
-
-def _soon(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *args: Any) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop is closed
-        loop.call_soon_threadsafe(function, *args)
-
-
-def _settle(done: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if done.done():  # it was cancelled
-        return
-    if error is None:
-        done.set_result(result)
-    else:
-        done.set_exception(error)
-
-
-def _portable(error: BaseException) -> BaseException:
-    if not isinstance(error, StopIteration):  # which a future does not take
-        return error
-    raised = RuntimeError("a function of the dataset raised StopIteration")
-    raised.__cause__ = error
-    return raised

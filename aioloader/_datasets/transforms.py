@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, final
 
 from aioloader._executors.recipes import is_coroutine_function as is_coroutine
@@ -146,6 +147,6 @@ def adapt(transform: Any, kind: type, method: str) -> Callable[..., Any]:
 def name_of(function: Callable[..., Any]) -> str:
     """Return how a function is called in messages."""
     owner = getattr(function, "__self__", None)
-    if owner is not None and not isinstance(owner, type):
+    if owner is not None and not isinstance(owner, (type, ModuleType)):
         return f"{type(owner).__name__}()"
     return getattr(function, "__qualname__", None) or repr(function)

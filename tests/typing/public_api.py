@@ -27,16 +27,32 @@ from aioloader import (
     DataLoader,
     Dataloader,
     DataLoaderProtocol,
+    DatasetIterator,
+    DatasetOptions,
+    DatasetSelectionMap,
+    Filter,
+    FilterTransform,
     InMemoryDataLoader,
+    IterDataset,
     LayoutError,
     Loader,
     LoadError,
     LoaderStatistics,
+    Map,
+    MapDataset,
     MapDatasetProtocol,
+    MapTransform,
+    MapWithIndex,
+    MapWithIndexTransform,
+    MultiprocessingOptions,
+    RandomMap,
+    RandomMapTransform,
+    ReadOptions,
     SizedIterable,
     StateError,
     TrainingBatch,
     ValidationBatch,
+    WithOptionsIterDataset,
     WorkerDied,
     cycled_minibatches,
     debug_batch_references,
@@ -475,6 +491,95 @@ async def a_cache_is_made_of_anything_with_rows(samples: list[Sample]) -> None:
     assert_type(cache.statistics().hit_rate, float)
     assert_type((await cache.preload()).failed_rows, tuple[int, ...])
     DataGroup(2, cache, loader_arrays=ARRAYS)
+
+
+# Datasets -------------------------------------------------------------------------------------
+
+
+class Doubled(Map):
+    def map(self, element: int) -> int:
+        return 2 * element
+
+
+class Backwards(DatasetSelectionMap):
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        return 0, -index
+
+
+class Halves(IterDataset[float]):
+    def __init__(self, parent: IterDataset[int]) -> None:
+        super().__init__(parent)
+
+    def __iter__(self) -> HalvesIterator:
+        return HalvesIterator(iter(self._parent))
+
+
+class HalvesIterator(DatasetIterator[float]):
+    def __next__(self) -> float:
+        return float(next(self._parent)) / 2
+
+    def get_state(self) -> dict[str, Any]:
+        return self._parent.get_state()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._parent.set_state(state)
+
+
+def first_of(dataset: MapDataset[int], count: int, *, func: str) -> list[int]:
+    return list(dataset[:count])
+
+
+def map_datasets_have_the_type_of_their_elements(words: list[str]) -> None:
+    numbers = MapDataset.range(10)
+    assert_type(numbers, MapDataset[int])
+    assert_type(numbers[3], int | None)
+    assert_type(numbers[3:], MapDataset[int])
+    assert_type(numbers.shuffle(seed=1).repeat(2).filter(bool), MapDataset[int])
+    assert_type(MapDataset.mix([numbers, numbers], [1, 2]), MapDataset[int])
+    assert_type(MapDataset.select_from_datasets([numbers], Backwards()), MapDataset[int])
+    assert_type(numbers.to_iter_dataset(ReadOptions(4, 8)), IterDataset[int])
+    assert_type(numbers.pipe(first_of, 3, func="f"), list[int])
+    numbers.pipe(first_of, "3", func="f")  # type: ignore[arg-type]
+    numbers.shuffle(1, 2)  # type: ignore[call-arg]
+    numbers.batch(2, True)  # type: ignore[call-arg]
+    MapDataset.source(words).map(Doubled()).map(len).map_with_index(lambda i, x: (i, x))
+
+
+def iter_datasets_have_it_too(numbers: IterDataset[int]) -> None:
+    assert_type(iter(numbers), DatasetIterator[int])
+    assert_type(list(numbers.filter(bool).seed(1)), list[int])
+    assert_type(IterDataset.mix([numbers]), IterDataset[int])
+    assert_type(IterDataset.source([1.5]), IterDataset[float])
+    assert_type(WithOptionsIterDataset(numbers, DatasetOptions()), WithOptionsIterDataset[int])
+    options = MultiprocessingOptions(num_workers=2, per_worker_buffer_size=4)
+    assert_type(numbers.mp_prefetch(options, lambda index, count: None), IterDataset[int])
+    assert_type(next(iter(Halves(numbers))), float)
+    numbers.shuffle()  # type: ignore[attr-defined]
+    DatasetOptions(0.5)  # type: ignore[call-arg]
+
+
+async def iterators_are_of_both_kinds(numbers: IterDataset[int], directory: Path) -> None:
+    async for number in numbers:
+        assert_type(number, int)
+    async with aiter(numbers) as iterator, numbers.__iter__() as other:
+        assert_type(await anext(iterator), int)
+        assert_type(next(other), int)
+        iterator.set_state(other.get_state())
+        other.start_prefetch()
+        await (await iterator.load(directory))
+
+
+def transforms_have_two_names() -> None:
+    pairs: list[tuple[type[object], type[object]]] = [
+        (Filter, FilterTransform),
+        (Map, MapTransform),
+        (MapWithIndex, MapWithIndexTransform),
+        (RandomMap, RandomMapTransform),
+    ]
+    assert pairs
 
 
 # The rest -------------------------------------------------------------------------------------
