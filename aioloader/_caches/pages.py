@@ -43,7 +43,8 @@ def _is_in_memory(descriptor: int, size: int) -> bool:
     byte = bytearray(1)
     try:
         for offset in (*range(0, size, _SAMPLED), size - 1):
-            os.preadv(descriptor, [byte], offset, _AT_ONCE)
+            if os.preadv(descriptor, [byte], offset, _AT_ONCE) == 0:
+                return False  # it is shorter than it was
     except OSError:  # it would have to be waited for, or the system cannot tell
         return False
     return True

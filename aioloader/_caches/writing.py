@@ -334,7 +334,6 @@ class Writer:
             # references, and with it what the frames refer to: arrays, and through them a slot.
             traceback.clear_frames(error.__traceback__)
             raise
-        job.drop()
         self._done(job.key, failure)
 
     async def _write(self, job: _Job, thread: FileThreads) -> None:

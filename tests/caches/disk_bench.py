@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +113,11 @@ async def fill(cache: DiskCache, *keys: EntryKey) -> None:
 
 def path_of(location: Path, of: EntryKey) -> Path:
     return location.joinpath(NAME, *of.path)
+
+
+def age_of(path: Path) -> float:
+    """Return the seconds since a file was changed."""
+    return time.time() - path.stat().st_ctime
 
 
 def unfinished(location: Path) -> list[str]:

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import os
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -18,6 +17,7 @@ from disk_bench import (
     NAME,
     ROWS,
     Warnings,
+    age_of,
     batch,
     content,
     disk_cache,
@@ -190,10 +190,6 @@ async def test_arrays_are_verified_at_the_first_read_of_a_process_only(
         monkeypatch.setattr(disk, "_verified", set())  # as in another process
         assert await cache.read(key()) is not None
         assert verified == [1]
-
-
-def age_of(path: Path) -> float:
-    return time.time() - path.stat().st_ctime
 
 
 async def test_an_entry_of_other_settings_is_a_mismatch(tmp_path: Path) -> None:
