@@ -62,16 +62,23 @@ class Configuration:
         )
         validation = draw.choice([None, ("epoch", 1), ("batch", draw.randint(2, 9))])
         groups = tuple(_group(draw) for _ in range(draw.randint(1, 3)))
-        faults = tuple(_fault(draw, kind) for _ in range(draw.randint(0, 5)))
-        return cls(seed, kind, options, groups, validation, faults, consumer)
+        faults = [_fault(draw, kind) for _ in range(draw.randint(0, 5))]
+        if any(group["cached"] for group in groups) and draw.random() < 0.5:
+            action: Any = draw.choice(["raise", "slow"])  # in the program itself
+            visit = draw.randint(20, 80)  # entries, and not the making of the caches
+            faults.append(Fault("cache_write", action, visit, seconds=0.02))
+        return cls(seed, kind, options, groups, validation, tuple(faults), consumer)
 
-    def loader(self, *, plain: bool = False, state: Any = None) -> Loader[Any]:
-        """Return its loader; ``plain`` is the simplest that delivers the same batches."""
+    def loader(self, folder: str = "", *, plain: bool = False, state: Any = None) -> Loader[Any]:
+        """Return its loader; ``plain`` is the simplest that delivers the same batches.
+
+        ``folder`` is where groups that are cached have their caches.
+        """
         options = dict(self.options)
         if plain:
             options |= {"num_workers": 0, "retries": 0, "on_error": "raise", "deterministic": True}
         functions = {"coroutine": load_on_loop, "vectorized": load_spans}
-        groups = [_make(group) for group in self.groups]
+        groups = [_make(group, "" if plain else folder) for group in self.groups]
         if self.validation is not None:
             held_out = DataGroup(4, range(500, 512), loader_arrays=_LAYOUTS[0])
             options["validation"] = (*self.validation, held_out)
@@ -119,11 +126,16 @@ def _group(draw: random.Random) -> dict[str, Any]:
         "shuffle_later": draw.choice(_MODES),
         "seed": draw.randrange(100),
         "drop_remainder": draw.random() < 0.5,
+        "cached": draw.random() < 0.3,
     }
 
 
-def _make(drawn: dict[str, Any]) -> DataGroup[int]:
+def _make(drawn: dict[str, Any], folder: str) -> DataGroup[int]:
     options = dict(drawn)
+    if options.pop("cached"):
+        options["cache_location"] = folder or None
+        if options["shuffle_later"] == "default":
+            options["shuffle_later"] = "batchwise"  # as it is with a cache
     size, length = options.pop("batch_size"), options.pop("length")
     layouts = _LAYOUTS[options.pop("arrays")]
     return DataGroup(size, range(length), loader_arrays=layouts, **options)

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
@@ -54,6 +55,7 @@ class Tally:
     failed: int = 0
     dropped: int = 0
     cancelled: int = 0
+    hits: int = 0
     wrong: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
@@ -62,7 +64,8 @@ class Tally:
         return (
             f"{self.runs} runs, {self.armed} faults armed, {self.deaths} workers died, "
             f"{self.cancelled} waits cancelled; {self.batches} batches with {self.rows} rows "
-            f"delivered, {self.failed} errors in their turn, {self.dropped} batches dropped; "
+            f"delivered, {self.hits} of them from a cache, {self.failed} errors in their turn, "
+            f"{self.dropped} batches dropped; "
             + ", ".join(f"{count} {name}" for name, count in wrong.items())
             + f", {rest} other"
         )
@@ -78,6 +81,7 @@ class Record:
     dropped: int = 0
     deaths: int = 0
     cancelled: int = 0
+    hits: int = 0
 
 
 async def part(loader: Loader[Any], run: Configuration, record: Record, stop: int | None) -> Any:
@@ -104,6 +108,7 @@ async def part(loader: Loader[Any], run: Configuration, record: Record, stop: in
                 statistics = loader.statistics()
                 record.dropped += statistics.dropped
                 record.deaths += statistics.worker_deaths
+                record.hits += statistics.cache.hits
     except Stop:
         return loader.get_state()
     finally:
@@ -167,9 +172,12 @@ def check(batch: Any, digest: str) -> None:
 async def whole(run: Configuration) -> Record:
     """Run a configuration in one part or, where its consumer stops, in two."""
     record = Record()
-    state = await part(run.loader(), run, record, run.consumer.stops_after)
-    if state is not None:
-        await part(run.loader(state=state), run, record, None)
+    with tempfile.TemporaryDirectory() as folder:
+        state = await part(run.loader(folder), run, record, run.consumer.stops_after)
+        if state is not None:
+            await part(run.loader(folder, state=state), run, record, None)
+        if left := list(Path(folder).rglob("*.tmp")):
+            raise AssertionError(f"left behind: {left}")
     return record
 
 
@@ -225,6 +233,7 @@ def count(tally: Tally, run: Configuration, record: Record) -> None:
     tally.failed += record.failed
     tally.dropped += record.dropped
     tally.cancelled += record.cancelled
+    tally.hits += record.hits
 
 
 def main(seconds: float = 600.0, first_seed: int | None = None, runs: int | None = None) -> int:
