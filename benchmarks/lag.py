@@ -1,8 +1,9 @@
-"""The event loop's lag, sampled every millisecond, idle and beside loads of two kinds."""
+"""The event loop's lag, sampled every millisecond, idle and beside loads of several kinds."""
 
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from aioloader import DataGroup, Loader, run, wait_ready
 
-ROUNDS = 3
+ROUNDS, CACHED = 3, 32
 Lags = list[float]
 
 
@@ -64,12 +65,22 @@ def percentile(lags: Lags, share: float) -> float:
     return float(np.percentile(np.asarray(lags), share)) * 1e3
 
 
+def large_group(items: int, **options: Any) -> DataGroup[int]:
+    arrays = {"x": ((1 << 20,), "uint8", "uint8")}
+    return DataGroup(32, range(items), loader_arrays=arrays, **options)
+
+
 async def measure() -> dict[str, Lags]:
-    large = DataGroup(32, range(10**6), loader_arrays={"x": ((1 << 20,), "uint8", "uint8")})
+    large = large_group(10**6)
     tiny = DataGroup(256, range(10**6), loader_arrays={"x": ((8,), "int32", "int32")})
-    lags: dict[str, Lags] = {"idle": [], "32 MiB batches": [], "100,000 tiny rows": []}
+    names = ("idle", "32 MiB batches", "100,000 tiny rows", "32 MiB written", "32 MiB read")
+    lags: dict[str, Lags] = {name: [] for name in names}
     for _ in range(ROUNDS):
         lags["idle"] += await idle(1.0)
+        with tempfile.TemporaryDirectory() as folder:
+            cached = large_group(32 * CACHED, cache_location=folder)
+            lags["32 MiB written"] += await beside(load_large, cached, CACHED)
+            lags["32 MiB read"] += await beside(load_large, cached, 4 * CACHED)
         lags["32 MiB batches"] += await beside(load_large, large, 150)
         lags["100,000 tiny rows"] += await beside(load_tiny, tiny, 100_000 // 256 + 1)
     return lags
