@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 import msgspec
 
 from aioloader._caches.directory import NotPlain
+from aioloader._caches.identity import show
 from aioloader._caches.survey import Found, GroupSurvey, groups_in
 from aioloader._caches.writing import sweep
 
@@ -166,18 +167,22 @@ def _verdicts(found: Sequence[Found]) -> dict[str, Any]:
 
 
 def _describe(report: dict[str, Any]) -> str:
-    """Return a report for people: names are quoted, since they may be anybody's."""
+    """Return a report for people."""
+    return "\n".join(_printable(line) for line in _lines(report))
+
+
+def _lines(report: dict[str, Any]) -> list[str]:
     lines = [report["group"]]
     if report["identity"] is not None:
         shown = report["identity"].items()
-        lines.append("  made with  " + ", ".join(f"{k} {_shown(v)}" for k, v in shown))
+        lines.append("  made with  " + ", ".join(f"{k} {show(v)}" for k, v in shown))
     if "problem" in report:
-        return "\n".join([*lines, f"  damaged    {report['problem']}"])
+        return [*lines, f"  damaged    {report['problem']}"]
     lines.append(f"  entries    {report['entries']}, {_size(report['bytes'])}")
     for key, text in (("being_written", "being written"), ("left_over", "left by killed programs")):
         if report[key]:
             lines.append(f"  unfinished {report[key]} {text}")
-    lines += [f"  strange    {name!r} is no part of a cache" for name in report["strange"]]
+    lines += [f"  strange    {name} is no part of a cache" for name in report["strange"]]
     judged = report.get("verdicts", [])
     bad = [each for each in judged if each["verdict"] != "good"]
     lines += [f"  {each['verdict']:10} {each['entry']}: {each['reason']}" for each in bad]
@@ -187,13 +192,12 @@ def _describe(report: dict[str, Any]) -> str:
         lines.append(f"  removed    {len(report['removed'])}, {_size(report['removed_bytes'])}")
     elif judged:
         lines.append(f"  good       {len(judged) - len(bad)} of {len(judged)}")
-    return "\n".join(lines)
+    return lines
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, tuple | list):
-        return "[" + ", ".join(f"{dtype} x {count}" for dtype, count in value) + "]"
-    return repr(value)
+def _printable(line: str) -> str:
+    """Return a line without what a terminal would obey: names may be anybody's."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in line)
 
 
 def _size(nbytes: float) -> str:

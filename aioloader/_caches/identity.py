@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from aioloader._order.group_order import GroupOrder
     from aioloader.protocols import Layouts
 
-__all__ = ["FORMAT", "LARGEST", "Identity"]
+__all__ = ["FORMAT", "LARGEST", "Identity", "show"]
 
 FORMAT = 1
 """The version of everything that is on disk."""
 
 LARGEST = 1 << 20
 """The bytes of an identity's file are not more than this."""
+
+_LONGEST = 400
 
 _LABELS = {
     "format": "format of the files",
@@ -126,7 +128,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """
         mine, theirs = msgspec.structs.asdict(self), msgspec.structs.asdict(other)
         return [
-            f"{label}: {_show(theirs[name])} in the cache, {_show(mine[name])} here"
+            f"{label}: {show(theirs[name])} in the cache, {show(mine[name])} here"
             for name, label in _LABELS.items()
             if mine[name] != theirs[name]
         ]
@@ -146,7 +148,10 @@ class _Version(msgspec.Struct):
     format: int
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
+    """Return a field as messages have it, on one line; it may be anybody's, and of any length."""
     if isinstance(value, tuple):
-        return "[" + ", ".join(f"{dtype} x {count}" for dtype, count in value) + "]"
-    return repr(value)
+        text = "[" + ", ".join(f"{dtype!r} x {count}" for dtype, count in value) + "]"
+    else:
+        text = repr(value)
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."

@@ -160,7 +160,7 @@ class GroupSurvey:
             return 0
         try:
             sizes = [np.dtype(dtype).itemsize * count for dtype, count in self.identity.arrays]
-        except TypeError:
+        except Exception:  # of dtypes that are none NumPy says many things
             return 0
         return sum(sizes) + _PADDING * len(sizes)
 

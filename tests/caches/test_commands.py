@@ -80,7 +80,7 @@ async def test_damage_is_found_named_and_removed(
     assert main(["cache", "info", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "1 left by killed programs" in said
-    assert "'\\x1b[31mred' is no part of a cache" in said
+    assert "strange    \\x1b[31mred is no part of a cache" in said
     assert "\x1b" not in said
     status, report = as_json(capsys, "verify", tmp_path)
     assert status == 1
@@ -113,6 +113,22 @@ async def test_one_group_may_be_named(tmp_path: Path, capsys: pytest.CaptureFixt
     await make(tmp_path)
     status, said = as_json(capsys, "verify", tmp_path / "validation-0")
     assert (status, len(said["groups"])) == (0, 1)
+
+
+async def test_names_of_groups_do_not_reach_the_terminal_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor does what is said about them."""
+    async with opened(tmp_path):
+        pass
+    (tmp_path / NAME).rename(tmp_path / "\x1b[2J\n")
+    assert main(["cache", "verify", str(tmp_path)]) == 0
+    (tmp_path / "\x1b[2J\n" / "identity.json").write_text("?")
+    assert main(["cache", "verify", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert said.isascii()
+    assert "\x1b" not in said
+    assert "\\x1b[2J\\n" in said
 
 
 async def test_an_identity_of_nonsense_is_damage(

@@ -237,6 +237,7 @@ NONSENSE = [
     extension(2, ["<f8", [-1, -1], b"12345678"]),
     extension(2, ["<f8", [1] * 100, b"12345678"]),
     extension(2, ["<f8", [1], b"1234"]),
+    extension(2, ["<f8", [1], b"12345678 and more"]),
     extension(2, ["<f8", None, b""]),
     extension(2, ["i4,O", [1], b"123456789012"]),
     extension(2, [["<f8"], [1], b"12345678"]),

@@ -25,6 +25,7 @@ from disk_bench import (
     unfinished,
 )
 
+from aioloader.__main__ import main
 from aioloader._caches.identity import Identity
 from aioloader._memory.layout import view
 from aioloader._order.group_order import GroupOrder
@@ -157,3 +158,16 @@ async def test_an_identity_of_nonsense_is_an_error_that_says_so(
         with pytest.raises(CacheCorrupt, match=r"identity\.json is not the identity of a cache"):
             await disk_cache(tmp_path, readonly=readonly).open()
     assert path.read_bytes() == text
+
+
+async def test_an_identity_of_a_stranger_is_shown_safely(tmp_path: Path) -> None:
+    """Without control characters, and without a megabyte of text."""
+    (tmp_path / NAME).mkdir()
+    made = identity(data="\x1b[31m" + "x" * 500_000, arrays=(("\x1b]0;", -1),) * 5000)
+    (tmp_path / NAME / "identity.json").write_bytes(made.to_json())
+    with pytest.raises(CacheMismatch) as caught:
+        await disk_cache(tmp_path).open()
+    assert len(str(caught.value)) < 3000
+    assert "\x1b" not in str(caught.value)
+    for action in ("info", "verify", "prune"):
+        assert main(["cache", action, str(tmp_path)]) == 0
