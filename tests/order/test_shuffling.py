@@ -193,7 +193,7 @@ def test_an_empty_dataset_has_no_elements() -> None:
 
 @pytest.mark.parametrize(("length", "window"), [(20, 8), (16, 8), (5, 100), (7, 1), (1, 3)])
 def test_windows_are_permuted_on_their_own(length: int, window: int) -> None:
-    """In each epoch, and differently; the last of an epoch has what is left."""
+    """Each by a seed of its own, also over epochs; the last of an epoch has what is left."""
     shuffle = WindowShuffle(length, window, 3)
     for epoch in (-1, 0, 1):
         offset = epoch * length
@@ -201,6 +201,9 @@ def test_windows_are_permuted_on_their_own(length: int, window: int) -> None:
         for start in range(0, length, window):
             stop = min(start + window, length)
             assert sorted(places[start:stop]) == list(range(start, stop))
+            number = epoch * -(-length // window) + start // window
+            own = Shuffle(stop - start, (3 + number) % 2**32).take(range(stop - start))
+            assert places[start:stop] == (own + start).tolist()
         assert shuffle.take(range(offset, offset + length)).tolist() == [
             offset + place for place in places
         ]
