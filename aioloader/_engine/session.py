@@ -20,12 +20,14 @@ from aioloader._engine.stages import Loaded, SessionSpec, Stages
 from aioloader._engine.statistics import Meter
 from aioloader._executors.finishing import finish, told_once
 from aioloader._executors.limits import refusal
-from aioloader._memory.arena import Arena, ArenaSlot, slot_bytes
+from aioloader._memory.arena import PAGE, Arena, ArenaSlot, slot_bytes
+from aioloader._memory.segment import SharedSegment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aioloader.protocols import Segment, Ticket
+    from aioloader._engine.stages import Feed
+    from aioloader.protocols import Layouts, Segment, Ticket
 
 __all__ = ["Loan", "Session"]
 
@@ -55,6 +57,8 @@ class Session:
         self._tickets = tickets
         self._segment: Segment | None = None
         self._arena: Arena | None = None
+        self._outgrown: list[Arena] = []
+        self._growing: asyncio.Future[int] | None = None
         self._stages: Stages | None = None
         self._conveyor: Conveyor[Ticket, Loaded] | None = None
         self._driver: asyncio.Task[None] | None = None
@@ -110,7 +114,11 @@ class Session:
         try:
             if self._driver is not None:
                 await finish(asyncio.gather(self._driver, return_exceptions=True))
+            if self._growing is not None:
+                await finish(asyncio.gather(self._growing, return_exceptions=True))
         finally:
+            for arena in self._outgrown:
+                arena.close()
             owner = self._arena or self._segment
             if owner is not None:
                 owner.close()
@@ -130,6 +138,30 @@ class Session:
         self._conveyor = None
         self._opened = anyio.Event()
         self._again.set()
+
+    async def enlarge(self, layouts: tuple[Layouts, ...]) -> None:
+        """Lend slots of other layouts from now on; workers stay, and what is under way goes on.
+
+        The executor has to know the layouts already, and to share its memory with processes.
+        When this returns, the feed may ask for the new layouts. Raises :class:`MemoryError`
+        where there is no room; then nothing has changed.
+        """
+        segment, depth = self._segment, self._spec.depth
+        assert isinstance(segment, SharedSegment)
+
+        def grow() -> int:
+            base = -(-segment.nbytes // PAGE) * PAGE
+            segment.grow(base + slot_bytes(layouts) * depth)
+            return base
+
+        self._growing = self._loop.run_in_executor(self._helper, grow)
+        base = await finish(self._growing)
+        assert self._arena is not None
+        self._outgrown.append(self._arena)
+        self._loans.clear()  # what is still on loan there has the same numbers
+        self._arena = Arena(
+            segment, depth=depth, layouts=layouts, reclaim=self._spec.reclaim, base=base
+        )
 
     def stop_feeding(self) -> None:
         """Begin no more tickets; callable from any thread, and from a signal handler."""
@@ -214,6 +246,11 @@ class Session:
         if belt is None or arena is None:
             return 0, 0, 0, 0
         return int(arena.starved), belt.loading, belt.ready, arena.on_loan
+
+    @property
+    def feed(self) -> Feed:
+        """The face above it."""
+        return self._spec.feed
 
     def loans(self) -> list[Loan]:
         """Return the delivered batches that still take a slot each, oldest first."""

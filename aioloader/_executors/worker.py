@@ -21,7 +21,7 @@ from aioloader._executors import wire
 from aioloader._executors.failures import Failure
 from aioloader._executors.recipes import RowFailed, fill_rows, fill_spans
 from aioloader._faults import Fault, Trigger
-from aioloader._memory.layout import RowViews, view
+from aioloader._memory.layout import RowViews, layout_bytes, view
 from aioloader._memory.segment import map_descriptor
 
 if TYPE_CHECKING:
@@ -29,7 +29,15 @@ if TYPE_CHECKING:
 
     from aioloader.protocols import Filled, Layouts, Work
 
-__all__ = ["ACK_DONE", "ACK_FAILED", "ACK_STARTED", "ACK_UNSTARTED", "Board", "Seat"]
+__all__ = [
+    "ACK_DONE",
+    "ACK_FAILED",
+    "ACK_STARTED",
+    "ACK_UNSTARTED",
+    "Board",
+    "Seat",
+    "worker_index",
+]
 
 _F_SETSIG = 10  # Linux; absent from the fcntl module
 
@@ -112,6 +120,12 @@ def is_worker() -> bool:
     return _seat is not None
 
 
+def worker_index() -> int:
+    """Return the place of this worker among those of its executor, from 0 on."""
+    assert _seat is not None
+    return _seat.index
+
+
 def take_seat(seat: Seat) -> None:
     """Initialize this process as a worker: it dies when the program does, and ignores Ctrl-C."""
     global _seat
@@ -136,7 +150,7 @@ def serve(pickled_work: bytes) -> int:
             visit("attach")
             if seat.generation > 0:
                 visit("rebuild")
-            memory = map_descriptor(seat.memory, seat.nbytes)
+            memory = map_descriptor(os.dup(seat.memory), seat.nbytes)
             board = Board(memory, seat.board_offset, seat.index)
             board.clear()
             visit("start")
@@ -149,7 +163,7 @@ def serve(pickled_work: bytes) -> int:
         if seat.faults:
             work = replace(work, load=trigger.wrap(work.load))
         _answer(queue, (ACK_STARTED, seat.index))
-        return _Server(queue, memory, board, work, visit).run()
+        return _Server(queue, seat.memory, memory, board, work, visit).run()
 
 
 def _pass(point: str) -> None:
@@ -161,6 +175,7 @@ class _Server:
     def __init__(
         self,
         queue: socket.socket,
+        descriptor: int,
         memory: Any,
         board: Board,
         work: Work,
@@ -168,6 +183,7 @@ class _Server:
     ) -> None:
         self._visit = visit
         self._queue = queue
+        self._descriptor = descriptor
         self._memory = memory
         self._board = board
         self._work = work
@@ -225,6 +241,9 @@ class _Server:
         key = (offset, layout_key)
         if key not in self._views:
             layouts: Layouts = self._work.layouts[layout_key]
+            if offset + layout_bytes(layouts) > len(self._memory):  # the segment has grown
+                nbytes = os.fstat(self._descriptor).st_size
+                self._memory = map_descriptor(os.dup(self._descriptor), nbytes)
             self._views[key] = RowViews(view(self._memory, layouts, offset))
         return self._views[key]
 

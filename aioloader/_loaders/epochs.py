@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, final
 
-from aioloader._loaders.hosting import END, Host, following
+from aioloader._engine.hosting import END, Host, following
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

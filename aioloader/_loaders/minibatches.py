@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, final
 import anyio
 
 from aioloader._device.placement import reclaim
+from aioloader._engine.hosting import Host
 from aioloader._engine.session import Session
 from aioloader._engine.stages import SessionSpec
 from aioloader._executors.choosing import choose_executor
@@ -17,7 +18,6 @@ from aioloader._executors.failures import Failure
 from aioloader._executors.recipes import is_coroutine_function
 from aioloader._iterating import refuse_in_loop
 from aioloader._loaders.epochs import DirectEpoch, HostedEpoch, LoopEpoch
-from aioloader._loaders.hosting import Host
 from aioloader._loaders.minibatching import (
     MinibatchFeed,
     Probe,

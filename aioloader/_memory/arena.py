@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aioloader._audit import Audit
     from aioloader.protocols import Arrays, Extras, Layouts, Segment
 
-__all__ = ["Arena", "ArenaSlot", "slot_bytes"]
+__all__ = ["PAGE", "Arena", "ArenaSlot", "slot_bytes"]
 
 PAGE = 4096
 _FIRST_WAIT_SECONDS = 50e-6
@@ -111,9 +111,11 @@ class Arena:
         depth: int,
         layouts: tuple[Layouts, ...],
         reclaim: Callable[[], object],
+        base: int = 0,
     ) -> None:
         self.depth = depth
         self._segment = segment
+        self._base = base  # where in the segment the first slot starts
         self._layouts = layouts
         self._short: dict[tuple[int, int], Layouts] = {}
         self._slot_bytes = slot_bytes(layouts)
@@ -169,19 +171,19 @@ class Arena:
         self._segment.close()
 
     def _lend(self, index: int, layout_key: int, rows: int) -> ArenaSlot:
-        offset = index * self._slot_bytes
+        offset = self._base + index * self._slot_bytes
         lease = self._lease_type.from_buffer(self._segment.buffer, offset)
         slot = ArenaSlot(lease, index, offset, layout_key, self._laid_out(layout_key, rows), rows)
         slot._finalizer = _finalize(lease, self._ended, index)
         return slot
 
     def _audited(self, audit: Audit) -> FreeSlots:
-        segment, layouts = self._segment, self._layouts
+        segment, base, layouts = self._segment, self._base, self._layouts
         return FreeSlots(
             audit,
             self.depth,
             self._slot_bytes,
-            lambda: segment.buffer,
+            lambda: None if segment.buffer is None else memoryview(segment.buffer)[base:],
             lambda byte: _whereabouts(layouts, byte),
         )
 

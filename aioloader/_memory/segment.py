@@ -47,12 +47,31 @@ class SharedSegment:
         try:
             with _arithmetic(nbytes, "reserving it"):
                 os.ftruncate(self.descriptor, nbytes)
-                _reserve(self.descriptor, nbytes)
+                _reserve(self.descriptor, 0, nbytes)
             with _arithmetic(nbytes, "mapping it"):
                 self.buffer: mmap.mmap | None = mmap.mmap(self.descriptor, nbytes)
         except BaseException:
             os.close(self.descriptor)
             raise
+
+    def grow(self, nbytes: int) -> None:
+        """Add memory behind the block, which then has ``nbytes``, and another ``buffer``.
+
+        What has been mapped before stays mapped, and is the same memory. Not to be called
+        while others may close this, nor by two threads at once.
+        """
+        more = nbytes - self.nbytes
+        require_memory(more, shared=True)
+        try:
+            with _arithmetic(more, "reserving it"):
+                os.ftruncate(self.descriptor, nbytes)
+                _reserve(self.descriptor, self.nbytes, more)
+            with _arithmetic(nbytes, "mapping it"):
+                self.buffer = mmap.mmap(self.descriptor, nbytes)
+        except BaseException:
+            os.ftruncate(self.descriptor, self.nbytes)
+            raise
+        self.nbytes = nbytes
 
     def close(self) -> None:
         """Close the descriptor and drop the block; views of it keep it alive until then."""
@@ -80,9 +99,9 @@ def anonymous_file(name: str) -> int:
         return os.dup(file.fileno())
 
 
-def _reserve(descriptor: int, nbytes: int) -> None:
+def _reserve(descriptor: int, start: int, nbytes: int) -> None:
     if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, nbytes)
+        os.posix_fallocate(descriptor, start, nbytes)
 
 
 @contextlib.contextmanager

@@ -149,3 +149,35 @@ def test_a_system_without_anonymous_files_uses_one_that_is_already_deleted(
     segment.buffer[:5] = b"hello"
     assert map_descriptor(os.dup(segment.descriptor), 8192)[:5] == b"hello"
     segment.close()
+
+
+def test_a_segment_grows_under_its_views() -> None:
+    """What was mapped before is the same memory as the first part of what is mapped then."""
+    segment = SharedSegment(8192)
+    before = np.frombuffer(segment.buffer, "uint8")
+    before[...] = 3
+    segment.grow(1 << 20)
+    assert segment.nbytes == os.fstat(segment.descriptor).st_size == 1 << 20
+    assert os.fstat(segment.descriptor).st_blocks * 512 >= 1 << 20
+    after = np.frombuffer(segment.buffer, "uint8")
+    assert (after[:8192] == 3).all()
+    assert not after[8192:].any()
+    after[5] = 4
+    assert before[5] == 4
+    segment.close()
+
+
+def test_growth_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    segment = SharedSegment(8192)
+    with pytest.raises(MemoryError, match="are available"):
+        segment.grow(TOO_MUCH)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(MemoryError, match="No space left"):
+        segment.grow(1 << 20)
+    assert segment.nbytes == len(segment.buffer) == 8192
+    assert os.fstat(segment.descriptor).st_size == 8192
+    segment.close()

@@ -1,4 +1,4 @@
-"""Hosting: the sessions of one loader, in a thread beside the program, kept between epochs."""
+"""Hosting: the sessions of one dataset, in a thread beside the program, kept between epochs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 __all__ = ["END", "Host", "following"]
 
 END = object()
-"""What follows the last minibatch."""
+"""What follows the last batch."""
 
 Open = Any
 
 
 async def following(session: Session) -> Any:
-    """Return the next minibatch of a session, or `END`; raises its error in its turn."""
+    """Return the next batch of a session, its array ``tree``, or `END`; raises its error."""
     while (outcome := session.take()) is None:
         if session.ended():
             return END
@@ -47,7 +47,8 @@ class Host:
     thread makes all of it independent of the program's loops, be there none or several.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "aioloader-minibatches") -> None:
+        self._name = name
         self._lock = threading.Lock()
         self._background: Background | None = None
         self._idle: list[Session] = []
@@ -58,7 +59,7 @@ class Host:
         """Run a coroutine in the thread, which starts if there is none."""
         with self._lock:
             if self._background is None:
-                self._background = Background("aioloader-minibatches")
+                self._background = Background(self._name)
             return self._background.submit(coroutine)
 
     async def begin(
@@ -75,13 +76,20 @@ class Host:
             self._sessions.add(session)
         return session
 
+    def run(self, make: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Run a coroutine in the thread, if there is one, from any thread, without waiting."""
+        with self._lock:
+            if self._background is not None:
+                self._background.submit(make())
+
     def give_back(self, session: Session, *, keep: bool) -> None:
         """Take the session of an epoch that is over, from any thread, without waiting."""
         with self._lock:
             if self._background is not None:
-                self._background.submit(self._give_back(session, keep=keep))
+                self._background.submit(self.take_back(session, keep=keep))
 
-    async def _give_back(self, session: Session, *, keep: bool) -> None:
+    async def take_back(self, session: Session, *, keep: bool) -> None:
+        """Do the same, in the thread."""
         if keep and not self._idle:
             session.restart(iter(()))
             self._idle.append(session)
@@ -96,12 +104,14 @@ class Host:
             background.submit(self._close_all()).result()
             background.stop()
 
-    def abandon(self) -> None:
-        """Do the same without waiting: nobody is left who could."""
+    def abandon(self) -> Future[None] | None:
+        """Do the same without waiting; returns what can be waited for."""
         background = self._detach()
-        if background is not None:
-            ending = background.submit(self._close_all())
-            ending.add_done_callback(lambda _: background.stop())
+        if background is None:
+            return None
+        ending = background.submit(self._close_all())
+        ending.add_done_callback(lambda _: background.stop())
+        return ending
 
     def _detach(self) -> Background | None:
         with self._lock:
