@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from chaos import cancellation, killing, matrix, random_runs, recovery, soak
+from chaos import cancellation, killing, matrix, random_runs, recovery, sharing, soak
 
 
 def main() -> int:
@@ -34,6 +34,11 @@ def main() -> int:
     command = commands.add_parser("recovery", help="from workers that are killed all the time")
     command.add_argument("--items", type=int, default=10_000)
     command.set_defaults(run=lambda o: recovery.main(o.items))
+
+    command = commands.add_parser("sharing", help="programs with one cache, killed in turn")
+    command.add_argument("--seconds", type=float, default=60.0)
+    command.add_argument("--seed", type=int, default=0)
+    command.set_defaults(run=lambda o: sharing.main(o.seconds, o.seed))
 
     command = commands.add_parser("soak", help="an hour of loaders, and what grows meanwhile")
     command.add_argument("--seconds", type=float, default=3600.0)

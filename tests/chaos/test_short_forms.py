@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import cloudpickle
@@ -60,6 +63,19 @@ def test_an_epoch_survives_a_worker_killed_again_and_again() -> None:
     killed, _, deaths = asyncio.run(recovery.run(300, kill=True))
     assert killed == clean
     assert deaths > 2
+
+
+def test_programs_that_share_a_cache_may_be_killed() -> None:
+    """In programs that have not started JAX, since they fork."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "chaos", "sharing", "--seconds", "5"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
 
 
 def test_nothing_grows_from_loader_to_loader() -> None:
