@@ -12,14 +12,36 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aioloader._caches.ram import DataCache
     from aioloader._caches.statistics import CacheStatistics
+    from aioloader._datasets.extras import (
+        BestFitPackIterDataset,
+        ConcatThenSplitIterDataset,
+        FirstFitPackIterDataset,
+        FlatMapIterDataset,
+        InterleaveIterDataset,
+        LimitIterDataset,
+        RebatchIterDataset,
+        RepeatIterDataset,
+        UnbatchIterDataset,
+        WindowShuffleIterDataset,
+        ZipIterDataset,
+    )
     from aioloader._datasets.iter_dataset import IterDataset, WithOptionsIterDataset
     from aioloader._datasets.iterators import DatasetIterator
     from aioloader._datasets.map_dataset import MapDataset
+    from aioloader._datasets.map_extras import (
+        FlatMapMapDataset,
+        WindowShuffleMapDataset,
+        ZipMapDataset,
+    )
     from aioloader._datasets.options import DatasetOptions, MultiprocessingOptions, ReadOptions
+    from aioloader._datasets.rebatching import batch_and_pad
+    from aioloader._datasets.splitting import BOSHandling
     from aioloader._datasets.transforms import (
         DatasetSelectionMap,
         Filter,
         FilterTransform,
+        FlatMap,
+        FlatMapTransform,
         Map,
         MapTransform,
         MapWithIndex,
@@ -39,6 +61,7 @@ if TYPE_CHECKING:
     from aioloader._loaders.in_memory import InMemoryDataLoader
     from aioloader._loaders.loader import Dataloader, Loader
     from aioloader._loaders.minibatches import DataLoader
+    from aioloader._loaders.putting import device_put
     from aioloader._loaders.references import debug_batch_references
     from aioloader.errors import (
         AioLoaderError,
@@ -54,11 +77,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AioLoaderError": "errors",
+    "BOSHandling": "_datasets.splitting",
     "Batch": "_loaders.batch",
     "BatchTimeoutError": "errors",
+    "BestFitPackIterDataset": "_datasets.extras",
     "CacheCorrupt": "errors",
     "CacheMismatch": "errors",
     "CacheStatistics": "_caches.statistics",
+    "ConcatThenSplitIterDataset": "_datasets.extras",
     "DataCache": "_caches.ram",
     "DataGroup": "_loaders.group",
     "DataLoader": "_loaders.minibatches",
@@ -69,9 +95,16 @@ _HOMES = {
     "DatasetSelectionMap": "_datasets.transforms",
     "Filter": "_datasets.transforms",
     "FilterTransform": "_datasets.transforms",
+    "FirstFitPackIterDataset": "_datasets.extras",
+    "FlatMap": "_datasets.transforms",
+    "FlatMapIterDataset": "_datasets.extras",
+    "FlatMapMapDataset": "_datasets.map_extras",
+    "FlatMapTransform": "_datasets.transforms",
     "InMemoryDataLoader": "_loaders.in_memory",
+    "InterleaveIterDataset": "_datasets.extras",
     "IterDataset": "_datasets.iter_dataset",
     "LayoutError": "errors",
+    "LimitIterDataset": "_datasets.extras",
     "LoadError": "errors",
     "Loader": "_loaders.loader",
     "LoaderStatistics": "_engine.statistics",
@@ -85,14 +118,23 @@ _HOMES = {
     "RandomMap": "_datasets.transforms",
     "RandomMapTransform": "_datasets.transforms",
     "ReadOptions": "_datasets.options",
+    "RebatchIterDataset": "_datasets.extras",
+    "RepeatIterDataset": "_datasets.extras",
     "SizedIterable": "protocols",
     "StateError": "errors",
     "TrainingBatch": "_loaders.batch",
+    "UnbatchIterDataset": "_datasets.extras",
     "ValidationBatch": "_loaders.batch",
+    "WindowShuffleIterDataset": "_datasets.extras",
+    "WindowShuffleMapDataset": "_datasets.map_extras",
     "WithOptionsIterDataset": "_datasets.iter_dataset",
     "WorkerDied": "errors",
+    "ZipIterDataset": "_datasets.extras",
+    "ZipMapDataset": "_datasets.map_extras",
+    "batch_and_pad": "_datasets.rebatching",
     "cycled_minibatches": "_loaders.cycling",
     "debug_batch_references": "_loaders.references",
+    "device_put": "_loaders.putting",
     "is_worker": "_executors.worker",
     "prefetching_map": "_device.prefetching",
     "run": "_engine.loop",
@@ -102,11 +144,14 @@ _HOMES = {
 
 __all__ = [
     "AioLoaderError",
+    "BOSHandling",
     "Batch",
     "BatchTimeoutError",
+    "BestFitPackIterDataset",
     "CacheCorrupt",
     "CacheMismatch",
     "CacheStatistics",
+    "ConcatThenSplitIterDataset",
     "DataCache",
     "DataGroup",
     "DataLoader",
@@ -117,9 +162,16 @@ __all__ = [
     "DatasetSelectionMap",
     "Filter",
     "FilterTransform",
+    "FirstFitPackIterDataset",
+    "FlatMap",
+    "FlatMapIterDataset",
+    "FlatMapMapDataset",
+    "FlatMapTransform",
     "InMemoryDataLoader",
+    "InterleaveIterDataset",
     "IterDataset",
     "LayoutError",
+    "LimitIterDataset",
     "LoadError",
     "Loader",
     "LoaderStatistics",
@@ -133,14 +185,23 @@ __all__ = [
     "RandomMap",
     "RandomMapTransform",
     "ReadOptions",
+    "RebatchIterDataset",
+    "RepeatIterDataset",
     "SizedIterable",
     "StateError",
     "TrainingBatch",
+    "UnbatchIterDataset",
     "ValidationBatch",
+    "WindowShuffleIterDataset",
+    "WindowShuffleMapDataset",
     "WithOptionsIterDataset",
     "WorkerDied",
+    "ZipIterDataset",
+    "ZipMapDataset",
+    "batch_and_pad",
     "cycled_minibatches",
     "debug_batch_references",
+    "device_put",
     "is_worker",
     "prefetching_map",
     "run",

@@ -9,3 +9,8 @@ from typing import Any
 GOLDEN: dict[str, list[dict[str, Any]]] = json.loads(
     Path(__file__).with_name("golden.json").read_text()
 )
+
+EXTRAS: dict[str, list[dict[str, Any]]] = json.loads(
+    Path(__file__).with_name("golden_extras.json").read_text()
+)
+"""The same of what it has beside its methods."""

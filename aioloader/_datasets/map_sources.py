@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RangeSource", "Source"]
 
+_SHORT = 12
 _IN_MEMORY = (list, tuple, range, str, bytes, np.ndarray)
 
 
@@ -101,8 +102,10 @@ class Source:
             return np.asarray(array).take(places, axis=0)
 
     def __repr__(self) -> str:
-        shown = repr(self._source)
-        if len(shown) > 40:
+        # That of a long list takes long, and nobody would see it.
+        is_long = self.is_quick and len(self._source) > _SHORT
+        shown = "" if is_long else repr(self._source)
+        if not 0 < len(shown) <= 40:
             shown = f"<{type(self._source).__name__}>"
         return f"source({shown})"
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from aioloader.protocols import SizedIterable
 
-__all__ = ["prefetching_map"]
+__all__ = ["check_device", "prefetching_map", "put"]
 
 T = TypeVar("T")
 
@@ -69,23 +69,23 @@ def prefetching_map(inputs: Any, device: Any = None, buffer_size: int = 2) -> Ma
         ValueError: ``buffer_size`` is negative.
     """
     room = _checked_size(buffer_size)
-    _check_device(device)
-    place = None if device is None else functools.partial(_put, device)
+    check_device(device)
+    place = None if device is None else functools.partial(put, device)
     return mapped("prefetching_map", inputs, place, room)
 
 
-def _put(device: Any, element: Any) -> Any:
+def put(device: Any, element: Any, who: str = "prefetching_map") -> Any:
+    """Put an element onto its device; an error says who did it."""
     try:
         return jax.device_put(element, device)
     except Exception as error:
         kind = type(element).__name__
-        error.add_note(
-            f"prefetching_map was putting an element, of type {kind}, onto device={device}"
-        )
+        error.add_note(f"{who} was putting an element, of type {kind}, onto device={device}")
         raise
 
 
-def _check_device(device: Any) -> None:
+def check_device(device: Any) -> None:
+    """Check that it is None, a device, a sharding, or a pytree of these."""
     targets: list[Any] = jax.tree.leaves(device)
     kinds = (jax.Device, jax.sharding.Sharding)
     wrong = [target for target in targets if not isinstance(target, kinds)]

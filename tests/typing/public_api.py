@@ -19,9 +19,12 @@ from aioloader import (
     AioLoaderError,
     Batch,
     BatchTimeoutError,
+    BestFitPackIterDataset,
+    BOSHandling,
     CacheCorrupt,
     CacheMismatch,
     CacheStatistics,
+    ConcatThenSplitIterDataset,
     DataCache,
     DataGroup,
     DataLoader,
@@ -32,9 +35,16 @@ from aioloader import (
     DatasetSelectionMap,
     Filter,
     FilterTransform,
+    FirstFitPackIterDataset,
+    FlatMap,
+    FlatMapIterDataset,
+    FlatMapMapDataset,
+    FlatMapTransform,
     InMemoryDataLoader,
+    InterleaveIterDataset,
     IterDataset,
     LayoutError,
+    LimitIterDataset,
     Loader,
     LoadError,
     LoaderStatistics,
@@ -48,14 +58,23 @@ from aioloader import (
     RandomMap,
     RandomMapTransform,
     ReadOptions,
+    RebatchIterDataset,
+    RepeatIterDataset,
     SizedIterable,
     StateError,
     TrainingBatch,
+    UnbatchIterDataset,
     ValidationBatch,
+    WindowShuffleIterDataset,
+    WindowShuffleMapDataset,
     WithOptionsIterDataset,
     WorkerDied,
+    ZipIterDataset,
+    ZipMapDataset,
+    batch_and_pad,
     cycled_minibatches,
     debug_batch_references,
+    device_put,
     is_worker,
     prefetching_map,
     run,
@@ -575,11 +594,46 @@ async def iterators_are_of_both_kinds(numbers: IterDataset[int], directory: Path
 def transforms_have_two_names() -> None:
     pairs: list[tuple[type[object], type[object]]] = [
         (Filter, FilterTransform),
+        (FlatMap, FlatMapTransform),
         (Map, MapTransform),
         (MapWithIndex, MapWithIndexTransform),
         (RandomMap, RandomMapTransform),
     ]
     assert pairs
+
+
+class Digits(FlatMap):
+    max_fan_out = 20
+
+    def flat_map(self, element: int) -> Sequence[int]:
+        return [int(digit) for digit in str(element)]
+
+
+def further_stages_are_for_pipe(numbers: IterDataset[int], words: MapDataset[str]) -> None:
+    assert_type(LimitIterDataset(numbers, 3), LimitIterDataset[int])
+    assert_type(list(numbers.pipe(RepeatIterDataset, 2)), list[int])
+    assert_type(RepeatIterDataset(numbers), RepeatIterDataset[int])
+    shuffled = numbers.pipe(WindowShuffleIterDataset, window_size=3, seed=1)
+    assert_type(shuffled, WindowShuffleIterDataset[int])
+    WindowShuffleIterDataset(numbers, 3)  # type: ignore[call-arg]
+    interleaved: InterleaveIterDataset[str] = InterleaveIterDataset([words], cycle_length=2)
+    assert_type(interleaved.filter(bool), IterDataset[str])
+    assert_type(list(ZipIterDataset([numbers, interleaved])), list[tuple[Any, ...]])
+    batches = numbers.pipe(FlatMapIterDataset, Digits()).batch(2)
+    RebatchIterDataset(batches.pipe(UnbatchIterDataset), 3, drop_remainder=True)
+    ZipMapDataset([words, words]).pipe(WindowShuffleMapDataset, window_size=2, seed=0)
+    FlatMapMapDataset(words, list, max_fan_out=3)
+    functools.partial(batch_and_pad, batch_size=2, mask=True)
+    assert_type(numbers.pipe(device_put, jax.devices()[0]), IterDataset[Any])
+
+
+def sequences_are_packed(sequences: IterDataset[dict[str, Any]]) -> None:
+    first = FirstFitPackIterDataset(sequences, length_struct={"x": 4}, num_packing_bins=2)
+    assert_type(next(iter(first)), dict[str, Any])
+    BestFitPackIterDataset(first, length_struct={"x": 4}, num_packing_bins=2, seed=1)
+    handling = BOSHandling.REPLACE_FIRST_TOKEN_WITH_BOS
+    ConcatThenSplitIterDataset(first, length_struct={"x": 4}, bos_handling=handling)
+    ConcatThenSplitIterDataset(first, {"x": 4})  # type: ignore[call-arg]
 
 
 # The rest -------------------------------------------------------------------------------------
