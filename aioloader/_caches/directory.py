@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import stat
+import threading
 import weakref
 from typing import TYPE_CHECKING, final
 
@@ -26,18 +27,39 @@ class NotPlain(Exception):
 
 @final
 class Directory:
-    """A directory by descriptor, which is closed when nobody refers to it any more.
+    """A directory by descriptor, which is closed by `close`, or when nobody refers to it.
 
-    So whoever still reads, in a thread that nobody waits for, reads here and nowhere else.
+    Who is using it in a thread that nobody waits for does so to the end, here and nowhere else:
+    the descriptor's number may belong to something else a moment after it is closed.
     """
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self._closing = weakref.finalize(self, os.close, descriptor)
+        self._lock = threading.Lock()
+        self._users = 0
+        self._is_closed = False
+
+    def acquire(self) -> None:
+        """Use it, until `release`; raises FileNotFoundError once it has been closed."""
+        with self._lock:
+            if self._is_closed:
+                raise FileNotFoundError(errno.ENOENT, "the directory has been closed")
+            self._users += 1
+
+    def release(self) -> None:
+        """Use it no longer."""
+        with self._lock:
+            self._users -= 1
+            if self._is_closed and self._users == 0:
+                self._closing()
 
     def close(self) -> None:
-        """Close it now; harmless to repeat."""
-        self._closing()
+        """Close it as soon as nobody uses it; harmless to repeat."""
+        with self._lock:
+            self._is_closed = True
+            if self._users == 0:
+                self._closing()
 
     @classmethod
     def open(cls, path: Path, *, create: bool = False) -> Directory:

@@ -26,6 +26,7 @@ from aioloader.errors import CacheCorrupt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Future
 
     from aioloader._caches.entry import Entry, EntryKey
     from aioloader.protocols import Layouts
@@ -143,9 +144,11 @@ class DiskCache:
         self._loop = asyncio.get_running_loop()
         plan = armed()
         self._step = functools.partial(Trigger(plan).visit, "cache_write") if plan else None
+        opening = readers.submit(self._open)
         try:
-            directory = await self._loop.run_in_executor(readers, self._open)
+            directory = await asyncio.wrap_future(opening)
         except BaseException:
+            opening.add_done_callback(_close_result)
             readers.shutdown()
             raise
         self._readers, self._directory = readers, directory
@@ -237,7 +240,7 @@ class DiskCache:
         """
         writer, self._writer = self._writer, None
         readers, self._readers = self._readers, None
-        self._directory = None
+        directory, self._directory = self._directory, None
         try:
             if writer is not None and (given_up := await writer.aclose()):
                 self.counts.failed += given_up
@@ -245,6 +248,8 @@ class DiskCache:
         finally:
             if readers is not None:
                 readers.shutdown()
+            if directory is not None:
+                directory.close()
 
     def _require_open(self) -> FileThreads:
         if self._readers is None:
@@ -283,6 +288,13 @@ class DiskCache:
             sweep(directory)
 
     def _read(self, directory: Directory, key: EntryKey) -> Entry:
+        directory.acquire()
+        try:
+            return self._open_entry(directory, key)
+        finally:
+            directory.release()
+
+    def _open_entry(self, directory: Directory, key: EntryKey) -> Entry:
         descriptor = directory.open_file(*key.path)
         try:
             stamp, is_settled = _stamp(descriptor)
@@ -317,6 +329,13 @@ class DiskCache:
         more = "" if self._entries_told < _LOGGED else "; more of the kind are only counted"
         if self._entries_told <= _LOGGED:
             _logger.warning("the cache in %s: entry %s %s%s", self._path, about, what, more)
+
+
+def _close_result(opening: Future[Directory | None]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        directory = opening.result()
+        if directory is not None:
+            directory.close()
 
 
 def read_identity(directory: Directory, path: Path) -> Identity | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 import queue
+import sys
 import threading
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any, TypeVar, final
@@ -20,12 +23,14 @@ T = TypeVar("T")
 class FileThreads(Executor):
     """A few threads, started with their first call; one does what it is told in that order.
 
-    The standard library's are joined when the interpreter ends, however long they take.
+    The standard library's are joined when the interpreter ends, however long they take. With
+    ``nice`` they leave a core to the event loop's thread when that wants one.
     """
 
-    def __init__(self, count: int, name: str) -> None:
+    def __init__(self, count: int, name: str, *, nice: int = 0) -> None:
         self._count = count
         self._name = name
+        self._nice = nice
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._started = 0
         self._ended = False
@@ -39,7 +44,8 @@ class FileThreads(Executor):
         if self._started < self._count:
             self._started += 1
             name = f"{self._name}-{self._started}"
-            threading.Thread(target=_serve, args=(self._calls,), name=name, daemon=True).start()
+            arguments = (self._calls, self._nice)
+            threading.Thread(target=_serve, args=arguments, name=name, daemon=True).start()
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -70,7 +76,11 @@ class _Call:
             self._future.set_result(result)
 
 
-def _serve(calls: queue.SimpleQueue[_Call | None]) -> None:
+def _serve(calls: queue.SimpleQueue[_Call | None], nice: int) -> None:
+    if nice and sys.platform == "linux":  # where a thread has a niceness of its own
+        with contextlib.suppress(OSError):
+            before = os.getpriority(os.PRIO_PROCESS, 0)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), before + nice)
     while (call := calls.get()) is not None:
         call.run()
         del call  # what it refers to would be kept until the next one comes

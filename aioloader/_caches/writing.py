@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 _CHUNK = 4 << 20
 _SMALL = 64 << 10
+_NICE = 10
 _STALLED_SECONDS = 30.0
 _END_SECONDS = 5.0
 TEMPORARY = re.compile(r"\.(\d{1,10})-(\d{1,20})-(\d{1,20})\.tmp")
@@ -49,6 +50,8 @@ class Temporary:
         self.name = f".{pid}-{_start_time(pid) or 0}-{next(_numbers)}.tmp"
         self._descriptor: int | None = None
         self._exists = False
+        self._is_over = False
+        directory.acquire()
 
     def open(self) -> int:
         """Make the file and return its descriptor."""
@@ -83,14 +86,16 @@ class Temporary:
 
     def end(self) -> None:
         """Close it, and remove it if it has not found its place; harmless to repeat."""
-        descriptor, self._descriptor = self._descriptor, None
-        exists, self._exists = self._exists, False
+        if self._is_over:
+            return
+        self._is_over = True
         with contextlib.suppress(OSError):
-            if exists:
+            if self._exists:
                 self._directory.remove(self.name)
-        if descriptor is not None:
+        if self._descriptor is not None:
             with contextlib.suppress(OSError):  # what is late, as on a full share, is lost
-                os.close(descriptor)
+                os.close(self._descriptor)
+        self._directory.release()
 
 
 def sweep(directory: Directory) -> int:
@@ -242,7 +247,9 @@ class Writer:
         self._most = 2 * cachers
         # One thread each: what is asked of a file is done in that order, also when nobody
         # waits for it any more.
-        self._threads = [FileThreads(1, "aioloader-cache-write") for _ in range(cachers)]
+        self._threads = [
+            FileThreads(1, "aioloader-cache-write", nice=_NICE) for _ in range(cachers)
+        ]
         self._free = list(self._threads)
         self._limiter = anyio.CapacityLimiter(cachers)
         self._tasks: dict[EntryKey, asyncio.Task[None]] = {}

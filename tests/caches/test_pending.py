@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,9 @@ from disk_bench import (
     path_of,
     unfinished,
 )
+from support import until
+
+from aioloader._caches.directory import Directory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,3 +150,79 @@ async def test_closing_that_is_cancelled_leaves_no_file(tmp_path: Path, how: str
     assert unfinished(tmp_path) == []
     assert gone() is None
     assert not path_of(tmp_path, key(2)).exists()
+
+
+async def test_threads_that_write_leave_the_core_to_the_loop(tmp_path: Path) -> None:
+    """They are nicer than the program, and the program is as it was."""
+    before, seen = os.getpriority(os.PRIO_PROCESS, 0), []
+
+    def label() -> Any:
+        seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return batch(key())["label"]
+
+    async with opened(tmp_path) as cache:
+        await cache.write(key(), {**batch(key()), "label": label}, {}, None)
+        assert cache.counts.written == 1
+    assert seen == [min(before + 10, 19)]
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
+
+
+async def test_a_directory_is_closed_when_nobody_uses_it(tmp_path: Path) -> None:
+    """At once where nobody does, however long frames refer to it; and only then."""
+    directory = Directory.open(tmp_path)
+    number = directory.descriptor
+    directory.acquire()
+    directory.close()
+    assert os.fstat(number)
+    directory.release()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
+    with pytest.raises(FileNotFoundError):
+        directory.acquire()
+    directory.close()
+
+
+async def test_a_closed_cache_keeps_no_descriptor(tmp_path: Path) -> None:
+    """Also where reads were cancelled, and their errors are kept with all their frames."""
+    before = set(os.listdir("/proc/self/fd"))
+    cache = disk_cache(tmp_path)
+    await cache.open()
+    reading = asyncio.ensure_future(cache.read(key()))
+    await asyncio.sleep(0)
+    reading.cancel()
+    try:
+        await reading
+    except asyncio.CancelledError as error:
+        kept = error
+    await cache.aclose()
+    await until(lambda: set(os.listdir("/proc/self/fd")) <= before)
+    assert kept.__traceback__ is not None
+
+
+async def test_an_opening_that_is_cancelled_keeps_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever its thread gets there; and the cache may be opened again."""
+    before = set(os.listdir("/proc/self/fd"))
+    started, go_on, opened_since = threading.Event(), threading.Event(), threading.Event()
+    original = Directory.open
+
+    def slow(path: Path, *, create: bool = False) -> Directory:
+        started.set()
+        assert go_on.wait(20)
+        directory = original(path, create=create)
+        opened_since.set()
+        return directory
+
+    monkeypatch.setattr(Directory, "open", slow)
+    cache = disk_cache(tmp_path)
+    opening = asyncio.ensure_future(cache.open())
+    await asyncio.to_thread(started.wait, 20)
+    opening.cancel()
+    await asyncio.wait([opening])
+    go_on.set()
+    await asyncio.to_thread(opened_since.wait, 20)
+    await until(lambda: set(os.listdir("/proc/self/fd")) <= before)
+    monkeypatch.undo()
+    await cache.open()
+    await cache.aclose()
