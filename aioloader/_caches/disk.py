@@ -38,7 +38,7 @@ IDENTITY = "identity.json"
 _logger = logging.getLogger("aioloader.cache")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
-_READERS = 2
+_READERS, _NICE = 2, 10
 _LOGGED = 10
 _CLOCK_STEP_NS = 100_000_000
 
@@ -140,7 +140,7 @@ class DiskCache:
         """
         if self._readers is not None:
             raise RuntimeError(f"{self!r} is open already")
-        readers = FileThreads(_READERS, "aioloader-cache-read")
+        readers = FileThreads(_READERS, "aioloader-cache-read", nice=_NICE)
         self._loop = asyncio.get_running_loop()
         plan = armed()
         self._step = functools.partial(Trigger(plan).visit, "cache_write") if plan else None
