@@ -36,9 +36,12 @@ class _ZipIterator(DatasetIterator[tuple[Any, ...]]):
     def __init__(self, parents: Sequence[DatasetIterator[Any]], strict: bool) -> None:
         super().__init__(parents)
         self._strict = strict
+        self._is_over = False
         self._loop_safe = all(parent._loop_safe for parent in parents)
 
     async def _advance(self) -> tuple[Any, ...]:
+        if self._is_over:
+            raise StopAsyncIteration
         elements: list[Any] = []
         ended: list[int] = []
         failure: Exception | None = None
@@ -59,6 +62,7 @@ class _ZipIterator(DatasetIterator[tuple[Any, ...]]):
             del failure  # it would refer to itself
         if not ended:
             return tuple(elements)
+        self._is_over = True
         if self._strict and len(ended) < len(self._parents):
             going = next(n for n in range(len(self._parents)) if n not in ended)
             raise ValueError(
@@ -68,11 +72,13 @@ class _ZipIterator(DatasetIterator[tuple[Any, ...]]):
         raise StopAsyncIteration
 
     def get_state(self) -> dict[str, Any]:
-        return {"parents": [parent.get_state() for parent in self._parents]}
+        states = [parent.get_state() for parent in self._parents]
+        return {"parents": states, "stop": self._is_over}
 
     def set_state(self, state: dict[str, Any]) -> None:
         for parent, its in zip(self._parents, state["parents"], strict=True):
             parent.set_state(its)
+        self._is_over = state["stop"]
 
 
 @final

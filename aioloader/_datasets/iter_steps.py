@@ -287,8 +287,10 @@ class AheadIterator(DatasetIterator[T]):
             return call(*drawn)
 
         options = self._read_options or _NEVER_SAID
-        self._ahead = Ahead(loop, draw, begin, options.num_threads, Room(options))
-        return self._ahead
+        ahead = self._ahead = Ahead(loop, draw, begin, options.num_threads, Room(options))
+        if self._closed:  # while a thread was on its way here
+            self._drop()
+        return ahead
 
     def _drop(self) -> None:
         ahead, self._ahead = self._ahead, None
@@ -315,6 +317,7 @@ class AheadIterator(DatasetIterator[T]):
             self._begin(loop())
 
     def close(self) -> None:
+        self._closed = True
         self._drop()
         super().close()
 

@@ -136,8 +136,10 @@ class _ReadIterator(_Indexed[T]):
     def _begin(self) -> Fetching:
         rest = range(self._next, self._length)
         assert self._read_options is not None
-        self._fetching = Fetching(self._dataset, rest, self._read_options)
-        return self._fetching
+        fetching = self._fetching = Fetching(self._dataset, rest, self._read_options)
+        if self._closed:  # while a thread was on its way here
+            self._drop()
+        return fetching
 
     def _drop(self) -> None:
         fetching, self._fetching = self._fetching, None
