@@ -310,7 +310,7 @@ async def test_reading_and_writing_leave_no_descriptor_open(tmp_path: Path) -> N
                     await cache.read(key(index))
                 cache.write(key(0), {}, {}, None)
                 await cache.flush()
-            assert len(os.listdir("/proc/self/fd")) <= before
+            await until(lambda: len(os.listdir("/proc/self/fd")) <= before)
         finally:
             gc.enable()
 
