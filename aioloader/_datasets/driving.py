@@ -97,6 +97,7 @@ class Driver:
         self._plain = False  # whether `next` has nothing to look after
         self._coroutine: Coroutine[Any, Any, Any] | None = None
         self._request: Request | None = None
+        self._answer: tuple[Any, Exception | None] = (None, None)
         self._turn: _Turn | None = None
         self._restoring: Callable[[], None] | None = None
         self._delivered: dict[str, Any] | None = None
@@ -117,22 +118,18 @@ class Driver:
         if self._turn is not None and not self._turn.is_over:
             self._restoring, self._delivered = apply, state
             return
-        self._turn = self._coroutine = self._request = self._delivered = None
+        self._turn = None
+        self._forget()
         apply()
 
     def close(self) -> None:
         """Let go of everything, without waiting."""
         self._plain = False
         if self._turn is None or self._turn.is_over:
-            self._turn = self._coroutine = self._request = None
+            delivered, self._turn = self._delivered, None
+            self._forget()
+            self._delivered = delivered
         self._host.close()
-
-    def _state_of(self, iterator: Any) -> dict[str, Any]:
-        self._looking = threading.get_ident()
-        try:
-            return iterator.get_state()  # type: ignore[no-any-return]
-        finally:
-            self._looking = None
 
     def start(self, iterator: Any) -> None:
         """Have what works ahead begin to, on the running loop or on one of the host's own."""
@@ -145,10 +142,29 @@ class Driver:
                 self._use(iterator, lent_loop())
             iterator._start(self._host.loop)
 
+    def _forget(self) -> None:
+        self._coroutine = self._request = self._delivered = None
+        self._answer = (None, None)
+
+    def _state_of(self, iterator: Any) -> dict[str, Any]:
+        self._looking = threading.get_ident()
+        try:
+            return iterator.get_state()  # type: ignore[no-any-return]
+        finally:
+            self._looking = None
+
     def _settle(self, iterator: Any) -> None:
         if self._coroutine is None and self._turn is None:
             self._delivered = None
             self._plain = not iterator._waits and not iterator._closed
+
+    def _use(self, iterator: Any, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._host.use(loop)
+        if iterator._is_async and self._host.has_moved:
+            # What is under way belongs to another loop: it is made again on this one.
+            state = self._state_of(iterator) if self._delivered is None else self._delivered
+            self._host.close()
+            iterator.set_state(state)
 
     # Plain iteration
 
@@ -170,50 +186,64 @@ class Driver:
         _refuse_closed(iterator)
         if iterator._is_async:
             refuse_in_loop("async for ... in ...")
+        self._use(iterator, lent_loop())
         while self._turn is not None:
-            outcome = self._taken()
-            if outcome is not None:
-                return self._deliver(iterator, outcome, StopIteration)
+            taken = self._taken()
+            if taken is not None:
+                return self._deliver(iterator, taken, StopIteration)
             if self._turn is not None:
                 self._turn.hurry()
                 self._turn.bell.block()
-        self._use(iterator, lent_loop())
         if self._coroutine is None and iterator._waits:
             self._delivered = self._state_of(iterator)  # an interruption may come out of a wait
         outcome = self._run(iterator, may_block=True)
         assert outcome is not None  # for it would have blocked
+        if isinstance(outcome.error, KeyboardInterrupt) and self._delivered is not None:
+            # It came between waits, and what it ended had perhaps taken some elements already.
+            iterator.set_state(self._delivered)
         self._settle(iterator)
         return self._unwrap(outcome, StopIteration)
 
-    def _use(self, iterator: Any, loop: asyncio.AbstractEventLoop | None) -> None:
-        self._host.use(loop)
-        if iterator._is_async and self._host.has_moved:
-            # What is under way belongs to another loop: it is made again on this one.
-            state = self._delivered or self._state_of(iterator)
-            self._coroutine = self._request = self._delivered = None
-            self._host.close()
-            iterator.set_state(state)
-
     def _run(self, iterator: Any, *, may_block: bool) -> _Outcome | None:
         """Go on to the next outcome, in a thread; None if it has to be waited for."""
-        value: Any = None
-        if self._coroutine is None:
-            self._coroutine = iterator._advance()
-        resume = self._coroutine.send
+        self._look_again(iterator)
         while True:
-            if self._request is not None:
-                if self._request.may_wait and not may_block:
+            request = self._request
+            if request is not None:
+                if request.may_wait and not may_block:
                     return None
                 try:
-                    value = self._request.block(self._host)
+                    self._answer = request.block(self._host), None
                 except Exception as error:
-                    resume, value = self._coroutine.throw, error
-            try:
-                self._request = resume(value)
-            except BaseException as error:
-                self._coroutine = self._request = None
-                return _outcome_of(error)
-            resume, value = self._coroutine.send, None
+                    self._answer = None, error
+                self._request = None
+            outcome = self._resume()
+            if outcome is not None:
+                return outcome
+
+    def _look_again(self, iterator: Any) -> None:
+        if self._coroutine is None:
+            self._coroutine = iterator._advance()
+        elif isinstance(self._request, Bell):
+            # An interruption may have come just after the bell had rung, which it does only once.
+            # Who waits for a bell looks at what it was rung for, and waits on if need be.
+            self._request = None
+
+    def _resume(self) -> _Outcome | None:
+        """Run the coroutine to its next request, or to its outcome."""
+        (value, error), self._answer = self._answer, (None, None)
+        assert self._coroutine is not None
+        try:
+            if error is None:
+                self._request = self._coroutine.send(value)
+            else:
+                self._request = self._coroutine.throw(error)
+        except BaseException as raised:
+            self._coroutine = None
+            return _outcome_of(raised)
+        finally:
+            del error  # it refers to this frame
+        return None
 
     # Iteration on a loop
 
@@ -223,19 +253,23 @@ class Driver:
         await self._breathe()
         self._plain = False
         while True:
+            self._use(iterator, asyncio.get_running_loop())
+            taken = None if self._turn is None else self._taken()
+            if taken is not None:
+                return self._deliver(iterator, taken, StopAsyncIteration)
             if self._turn is not None:
-                taken = self._taken()
-                if taken is not None:
-                    return self._deliver(iterator, taken, StopAsyncIteration)
-            if self._turn is None:
-                self._use(iterator, asyncio.get_running_loop())
-                if iterator._loop_safe:
-                    outcome = await self._run_here(iterator)
-                    self._settle(iterator)
-                    return self._unwrap(outcome, StopAsyncIteration)
-                self._begin_turn(iterator)
-            else:
                 await self._turn.wait()
+                continue
+            if self._delivered is None:
+                self._delivered = self._state_of(iterator)
+            if iterator._loop_safe:
+                outcome = await self._run_here(iterator)
+                self._settle(iterator)
+                return self._unwrap(outcome, StopAsyncIteration)
+            if self._request is not None:
+                await self._answered()
+            self._turn = _Turn()
+            self._host.submit(functools.partial(self._make, iterator, self._turn))
 
     async def _breathe(self) -> None:
         # Who never has to wait would keep others from the loop.
@@ -244,32 +278,24 @@ class Driver:
             self._breath = time.perf_counter()
 
     async def _run_here(self, iterator: Any) -> _Outcome:
-        value: Any = None
-        if self._coroutine is None:
-            self._delivered = self._state_of(iterator)
-            self._coroutine = iterator._advance()
-        resume = self._coroutine.send
+        self._look_again(iterator)
         while True:
             if self._request is not None:
                 await self._breathe()
-                try:
-                    value = await self._request.wait(self._host)
-                except Exception as error:
-                    resume, value = self._coroutine.throw, error
-            try:
-                self._request = resume(value)
-            except BaseException as error:
-                self._coroutine = self._request = None
-                return _outcome_of(error)
-            resume, value = self._coroutine.send, None
+                await self._answered()
+            outcome = self._resume()
+            if outcome is not None:
+                return outcome
+
+    async def _answered(self) -> None:
+        assert self._request is not None
+        try:
+            self._answer = await self._request.wait(self._host), None
+        except Exception as error:
+            self._answer = None, error
+        self._request = None
 
     # Turns
-
-    def _begin_turn(self, iterator: Any) -> None:
-        if self._delivered is None:
-            self._delivered = self._state_of(iterator)
-        self._turn = _Turn()
-        self._host.submit(functools.partial(self._make, iterator, self._turn))
 
     def _make(self, iterator: Any, turn: _Turn) -> None:
         try:
@@ -282,8 +308,9 @@ class Driver:
 
     def _make_some(self, iterator: Any, turn: _Turn) -> None:
         deadline = time.perf_counter() + _TURN_SECONDS
-        for count in range(_TURN_ELEMENTS):
-            outcome = self._run(iterator, may_block=count == 0)
+        for _ in range(_TURN_ELEMENTS):
+            # The thread does not wait for what goes on elsewhere: a loop may end before that.
+            outcome = self._run(iterator, may_block=False)
             if outcome is None:
                 break
             outcome.state = self._state_of(iterator)
@@ -302,7 +329,7 @@ class Driver:
             self._turn = None
             restoring, self._restoring = self._restoring, None
             if restoring is not None:
-                self._coroutine = self._request = self._delivered = None
+                self._forget()
                 restoring()
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from types import AsyncGeneratorType, GeneratorType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final, runtime_checkable
 
 from aioloader._datasets.iterators import DatasetIterator
@@ -72,9 +73,9 @@ class _Counting(DatasetIterator[T]):
 
     def close(self) -> None:
         super().close()
-        close = getattr(self._inner, "close", None)
-        if close is not None:
-            close()
+        if isinstance(self._inner, GeneratorType):
+            with contextlib.suppress(ValueError):  # it runs, in the thread of another iterator
+                self._inner.close()
 
 
 @final
@@ -121,8 +122,8 @@ class AsyncIteratorOf(_Counting[T]):
         return element  # type: ignore[no-any-return]
 
     async def aclose(self) -> None:
-        """Close the async iterator, too."""
+        """Close an async generator, too."""
         self.close()
-        aclose = getattr(self._inner, "aclose", None)
-        if aclose is not None:
-            await aclose()
+        if isinstance(self._inner, AsyncGeneratorType):
+            with contextlib.suppress(RuntimeError):  # it runs, in a task that goes on
+                await self._inner.aclose()

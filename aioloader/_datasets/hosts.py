@@ -124,6 +124,11 @@ class Host:
         own = None if self._own is None else self._own.loop
         return self._lent is not None and self._lent is not (self._running or own)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the loop that was lent is closed."""
+        return self._lent is not None and self._lent.is_closed()
+
     def loop(self) -> asyncio.AbstractEventLoop:
         """Return the loop on which coroutines run."""
         if self._running is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -11,9 +13,9 @@ from aioloader._datasets.checkpointing import read_state, write_state
 from aioloader._datasets.driving import Driver
 from aioloader._datasets.options import DatasetOptions
 from aioloader._datasets.requests import OnLoop
+from aioloader.errors import StateError
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Awaitable, Callable
 
     from aioloader._datasets.checkpointing import PathAwaitingCreation
@@ -40,7 +42,7 @@ class DatasetIterator(Iterator[T], ABC, Generic[T]):
     _parents: tuple[DatasetIterator[Any], ...] = ()
     _driver: Driver | None = None
     _closed = False
-    _inside = False
+    _inside: Any = None  # the thread or task in which a class's own method runs
 
     # Whether it waits for tasks on an event loop, itself or below it.
     _is_async = False
@@ -184,17 +186,18 @@ def _adopt_next(cls: Any, own: Callable[[Any], Any]) -> None:
 
     @functools.wraps(own)
     def __next__(self: DatasetIterator[Any]) -> Any:
-        # A class below calls it by `super`.
-        return own(self) if self._inside else DatasetIterator.__next__(self)
+        if self._inside == threading.get_ident():  # a class below calls it by `super`
+            return own(self)
+        return DatasetIterator.__next__(self)
 
     async def _advance(self: DatasetIterator[Any]) -> Any:
-        self._inside = True
+        self._inside = threading.get_ident()
         try:
             return own(self)
         except StopIteration:  # which may not leave a coroutine
             raise StopAsyncIteration from None
         finally:
-            self._inside = False
+            self._inside = None
 
     cls.__next__, cls._advance = __next__, _advance
 
@@ -204,14 +207,19 @@ def _adopt_anext(cls: Any, own: Callable[[Any], Awaitable[Any]]) -> None:
 
     @functools.wraps(own)
     async def __anext__(self: DatasetIterator[Any]) -> Any:
-        return await (own(self) if self._inside else DatasetIterator.__anext__(self))
+        if self._inside is asyncio.current_task():
+            return await own(self)
+        return await DatasetIterator.__anext__(self)
+
+    async def call(self: DatasetIterator[Any]) -> Any:
+        self._inside = asyncio.current_task()
+        try:
+            return await own(self)
+        finally:
+            self._inside = None
 
     async def _advance(self: DatasetIterator[Any]) -> Any:
-        self._inside = True
-        try:
-            return await OnLoop(lambda: own(self))
-        finally:
-            self._inside = False
+        return await OnLoop(functools.partial(call, self))
 
     cls.__anext__, cls._advance = __anext__, _advance
     cls._is_async = cls._waits = True
@@ -231,11 +239,17 @@ def _get_state(own: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str
 def _set_state(own: Callable[[Any, dict[str, Any]], None]) -> Callable[[Any, Any], None]:
     """Wrap a class's own method: what is made but not delivered is dropped first."""
 
+    def apply(self: DatasetIterator[Any], state: dict[str, Any]) -> None:
+        try:
+            own(self, state)
+        except (KeyError, TypeError) as error:
+            raise StateError(f"a state of another pipeline: {state!r}") from error
+
     @functools.wraps(own)
     def set_state(self: DatasetIterator[Any], state: dict[str, Any]) -> None:
         if self._driver is None:
-            own(self, state)
+            apply(self, state)
         else:
-            self._driver.restore(state, functools.partial(own, self, state))
+            self._driver.restore(state, functools.partial(apply, self, state))
 
     return set_state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 from abc import ABCMeta, abstractmethod
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, final, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from aioloader._datasets.base import Dataset, require_seed
 from aioloader._datasets.elements import Indexed, Staged
@@ -77,7 +77,7 @@ class MapDatasetMeta(ABCMeta):
         ([0, 1, 2, 3, 4], [2, 5])
         """
         bounds = (0, start) if stop is None else (start, stop)
-        return _Range(RangeSource(builtins.range(*bounds, step)))
+        return Derived(RangeSource(builtins.range(*bounds, step)))
 
     def concatenate(cls, datasets: Sequence[MapDataset[T]]) -> MapDataset[T]:
         """Return one dataset after the other.
@@ -371,17 +371,6 @@ class Derived(Staged, MapDataset[T]):
 
     def __repr__(self) -> str:
         return f"MapDataset.{self._step!r}"
-
-
-@final
-class _Range(Derived[int]):
-    """A range is read without threads, which would cost more than its elements."""
-
-    def to_iter_dataset(
-        self, read_options: ReadOptions | None = None, *, allow_nones: bool = False
-    ) -> IterDataset[int]:
-        options = read_options or ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        return super().to_iter_dataset(options, allow_nones=allow_nones)
 
 
 def as_datasets(datasets: Sequence[MapDataset[T]], name: str = "datasets") -> tuple[Any, ...]:

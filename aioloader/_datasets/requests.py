@@ -12,12 +12,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Bell", "CurrentLoop", "InThread", "Lender", "OnLoop", "Request"]
 
+_LOOK_SECONDS = 0.2
+_ENDED = "the event loop of this pipeline was closed while it was waited for"
+
 
 class Lender(Protocol):
     """Who drives: it has a loop for what is awaited, and a thread for what would block that."""
 
     def loop(self) -> asyncio.AbstractEventLoop:
         """Return the loop on which coroutines of this pipeline run."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether that loop is closed: nothing that it should do will ever be done."""
 
     def submit(self, call: Callable[[], None]) -> None:
         """Run a call in the host's thread."""
@@ -73,7 +80,10 @@ class Bell(Request):
 
     def block(self, host: Lender | None = None) -> None:
         """Block until it rings."""
-        self._silence.acquire()
+        # A signal that comes just before it blocks would otherwise be heard only when it rings.
+        while not self._silence.acquire(timeout=_LOOK_SECONDS):
+            if host is not None and host.has_ended:
+                raise RuntimeError(_ENDED)
 
     async def wait(self, host: Lender | None = None) -> None:
         """Wait until it rings."""
@@ -170,13 +180,17 @@ class OnLoop(Request):
         """Wait for a loop that runs in another thread."""
         if self._future is None:
             self._future = asyncio.run_coroutine_threadsafe(self._awaited(), host.loop())
-        self._future.exception()  # an interruption comes out of this wait
+        while not self._future.done():
+            with contextlib.suppress(TimeoutError):  # an interruption comes out of this wait
+                self._future.exception(timeout=_LOOK_SECONDS)
+            if host.has_ended and not self._future.done():
+                raise RuntimeError(_ENDED)
         return self._future.result()
 
     async def wait(self, host: Lender) -> Any:
         """Await it as a task, which a cancellation leaves running."""
         if self._task is None:
-            self._task = asyncio.ensure_future(self._awaited())
+            self._task = host.loop().create_task(self._awaited(), name="aioloader-request")
         await asyncio.wait([self._task])
         return self._task.result()
 

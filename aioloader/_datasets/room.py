@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -14,6 +15,7 @@ __all__ = ["Room", "rough_size"]
 
 _SMALL = 64
 _SAMPLE = 16
+_DEPTH = 6
 
 
 @final
@@ -34,14 +36,17 @@ class Room:
         self._count += 1
         if self._count > _SAMPLE and self._count % _SAMPLE:
             return
-        size = float(rough_size(element))
+        try:
+            size = float(rough_size(element))
+        except Exception:  # an element of the user's may be anything
+            size = _SMALL
         weight = 1 / min(self._count, 8)
         self._average = max(self._average + (size - self._average) * weight, 1.0)
         self.limit = min(self._size, max(int(self._bytes / self._average), 1)) if self._size else 0
 
 
-def rough_size(value: Any) -> int:
-    """Return about how many bytes an element keeps; long lists are estimated.
+def rough_size(value: Any, depth: int = 0) -> int:
+    """Return about how many bytes an element keeps; what is long or deep is estimated.
 
     >>> rough_size({"x": np.zeros(1000), "y": [b"12345"] * 10})
     8690
@@ -50,14 +55,18 @@ def rough_size(value: Any) -> int:
         return value.nbytes
     if isinstance(value, (str, bytes, bytearray, memoryview)):
         return _SMALL + len(value)
-    if isinstance(value, Mapping):
-        return sum(map(rough_size, value.values()))
-    if isinstance(value, (list, tuple)):
-        known = sum(map(rough_size, value[:_SAMPLE]))
-        return known * len(value) // min(len(value), _SAMPLE) if value else _SMALL
-    if isinstance(value, (int, float, type(None))):
+    parts: Iterable[Any] = ()
+    if depth >= _DEPTH or isinstance(value, (int, float, type(None))):
         return _SMALL
-    nbytes = getattr(value, "nbytes", None)
-    if isinstance(nbytes, int):
+    if isinstance(value, Mapping):
+        parts = value.values()
+    elif isinstance(value, (list, tuple)):
+        parts = value
+    elif isinstance(nbytes := getattr(value, "nbytes", None), int):
         return nbytes
-    return sum(map(rough_size, vars(value).values())) if hasattr(value, "__dict__") else _SMALL
+    elif hasattr(value, "__dict__"):
+        parts = vars(value).values()
+    sizes = [rough_size(part, depth + 1) for part in itertools.islice(parts, _SAMPLE)]
+    if len(sizes) < _SAMPLE:
+        return sum(sizes) or _SMALL
+    return sum(sizes) * len(parts) // _SAMPLE  # type: ignore[arg-type]
