@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import threading
 import time
@@ -130,6 +131,15 @@ class Driver:
             self._forget()
             self._delivered = delivered
         self._host.close()
+
+    async def left(self, seconds: float) -> None:
+        """Wait until no thread is inside of the iterator any more, and at most so long."""
+        turn = self._turn
+        if turn is not None and not turn.is_over:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    while not turn.is_over:
+                        await turn.bell.wait()
 
     def start(self, iterator: Any) -> None:
         """Have what works ahead begin to, on the running loop or on one of the host's own."""

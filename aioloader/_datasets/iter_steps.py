@@ -267,6 +267,8 @@ class AheadIterator(DatasetIterator[T]):
             del call  # the error would refer to itself
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> Ahead:
+        if self._closed:  # while a thread was on its way here
+            raise ValueError("this iterator has been closed meanwhile")
         parent, call = self._parent, self._call
         count, self._position = self._count, parent.get_state()
 
@@ -287,10 +289,8 @@ class AheadIterator(DatasetIterator[T]):
             return call(*drawn)
 
         options = self._read_options or _NEVER_SAID
-        ahead = self._ahead = Ahead(loop, draw, begin, options.num_threads, Room(options))
-        if self._closed:  # while a thread was on its way here
-            self._drop()
-        return ahead
+        self._ahead = Ahead(loop, draw, begin, options.num_threads, Room(options))
+        return self._ahead
 
     def _drop(self) -> None:
         ahead, self._ahead = self._ahead, None

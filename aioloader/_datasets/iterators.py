@@ -25,6 +25,8 @@ __all__ = ["DatasetIterator"]
 
 T = TypeVar("T")
 
+_LEAVE_SECONDS = 0.5
+
 
 class DatasetIterator(Iterator[T], ABC, Generic[T]):
     """Goes through an `IterDataset`, with ``for`` and with ``async for``; can be saved.
@@ -165,6 +167,8 @@ class DatasetIterator(Iterator[T], ABC, Generic[T]):
     async def aclose(self) -> None:
         """Do the same, and wait a moment for tasks to end."""
         self.close()
+        if self._driver is not None:
+            await self._driver.left(_LEAVE_SECONDS)
         for parent in self._parents:
             await parent.aclose()
 
