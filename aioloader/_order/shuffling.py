@@ -90,23 +90,23 @@ class Shuffle:
             return np.empty(0, dtype=np.int64)
         if isinstance(indices, range):
             low, high = sorted((indices[0], indices[-1]))
-        elif indices.dtype == object:
-            return self._take_epochs(indices)
         else:
             low, high = int(indices.min()), int(indices.max())
+        if not -_BEYOND < low <= high < _BEYOND:
+            return integers(self.at(index) for index in plain(indices))
         epoch, position = wrapped(low, self.length)
         start = low - position
-        if high >= start + self.length or high >= _BEYOND or low < -_BEYOND:
-            return self._take_epochs(as_array(indices))
+        if high >= start + self.length:
+            return self._take_epochs(as_array(indices).astype(np.int64, copy=False))
         if isinstance(indices, range):
             within: Positions = range(indices.start - start, indices.stop - start, indices.step)
         else:
-            within = indices - start
+            within = (indices - start).astype(np.int64, copy=False)
         places = self._take(epoch, within, position, high - start)
         return places + start if start else places
 
     def _take_epochs(self, indices: NDArray[Any]) -> NDArray[Any]:
-        if indices.dtype == object or self.length >= _BEYOND:
+        if self.length >= _BEYOND:
             return integers(self.at(index) for index in plain(indices))
         epochs = indices // self.length
         within = indices - epochs * self.length

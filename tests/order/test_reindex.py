@@ -68,7 +68,7 @@ def test_slices_are_pythons(length: int, bounds: Any, data: st.DataObject) -> No
 
 
 @settings(deadline=None)
-@given(lengths=st.lists(st.integers(0, 5) | LENGTHS, max_size=6), indices=INDICES)
+@given(lengths=st.lists(st.integers(0, 5) | LENGTHS, max_size=3), indices=INDICES)
 def test_concatenations_are_epochs_of_their_parts(lengths: list[int], indices: Any) -> None:
     """Each epoch has the same epoch of each part, from its beginning to its end."""
     order, total = Concatenation.of(lengths), sum(lengths)
