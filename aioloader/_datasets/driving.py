@@ -24,6 +24,7 @@ __all__ = ["Driver"]
 
 _TURN_SECONDS = 0.001
 _TURN_ELEMENTS = 512
+_HURRY_SECONDS = 0.001
 
 
 @final
@@ -66,7 +67,7 @@ class _Turn:
     async def wait(self) -> None:
         """Wait until it is over, or a moment and for an outcome."""
         self._is_urgent = False
-        timer = asyncio.get_running_loop().call_later(_TURN_SECONDS, self.hurry)
+        timer = asyncio.get_running_loop().call_later(_HURRY_SECONDS, self.hurry)
         try:
             await self.bell.wait()
         finally:

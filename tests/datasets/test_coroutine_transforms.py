@@ -65,6 +65,23 @@ async def _elements(dataset: Any) -> list[Any]:
     return [x async for x in dataset]
 
 
+@pytest.mark.parametrize("kind", PIPELINES)
+async def test_never_more_run_at_once_though_there_is_room(kind: str) -> None:
+    """Also once the first are done."""
+    gate = AsyncGate()
+
+    async def work(x: int) -> int:
+        return x if x < 16 else await gate(x)
+
+    reading = asyncio.ensure_future(_elements(_pipelines(work, ReadOptions(3, 20))[kind]))
+    await until(lambda: gate.running == 3)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    gate.open()
+    assert len(await reading) == (5 if kind == "batches" else 40)
+    assert gate.most == 3
+
+
 async def test_a_range_has_threads_to_spare_for_coroutines() -> None:
     """It needs none for itself; what comes after it has the defaults."""
     gate = AsyncGate()

@@ -133,6 +133,22 @@ def test_options_hold_before_and_after_them_and_the_last_ones_win() -> None:
     assert len(list(strict_before(numbers).pipe(WithOptionsIterDataset, lenient))) == 300
 
 
+def test_options_hold_after_a_state_was_set() -> None:
+    """Where an iterator begins anew, beneath coroutine functions."""
+
+    async def same(x: int) -> int:
+        return x
+
+    strict = DatasetOptions(filter_raise_threshold_ratio=0.5)
+    dataset = MapDataset.range(LENGTH).to_iter_dataset().filter(every(10)).map(same)
+    iterator = iter(WithOptionsIterDataset(dataset, strict))
+    state = iterator.get_state()
+    assert next(iterator) == 0
+    iterator.set_state(state)
+    with pytest.raises(ValueError, match="removed"):
+        list(iterator)
+
+
 def test_allowed_nones_do_not_count(caplog: pytest.LogCaptureFixture) -> None:
     """They are no removals."""
     sparse = MapDataset.range(LENGTH).filter(every(100)).to_iter_dataset(allow_nones=True)

@@ -13,6 +13,7 @@ from pipelines import OPTIONS, STAGES, pipeline
 from support import both_loops, run_on, until
 
 from aioloader import IterDataset, MapDataset, ReadOptions
+from aioloader._datasets import driving
 
 
 def _fails_at(*bad: int) -> Any:
@@ -96,12 +97,13 @@ def test_an_error_stands_for_the_batch_in_which_it_comes() -> None:
 def test_an_error_in_a_mixture_names_its_dataset() -> None:
     """By its position among those that are mixed."""
     good = MapDataset.range(5).to_iter_dataset()
-    iterator = iter(IterDataset.mix([good, good.map(_fails_at(0))]))
+    bad = MapDataset.range(10, 15).to_iter_dataset().map(_fails_at(10))
+    iterator = iter(IterDataset.mix([good, bad]))
     assert next(iterator) == 0
     with pytest.raises(RuntimeError) as caught:
         next(iterator)
     assert any("datasets[1]" in note for note in caught.value.__notes__)
-    assert [next(iterator), next(iterator)] == [1, 1]
+    assert [next(iterator), next(iterator)] == [1, 11]
 
 
 def test_an_error_that_means_an_end_elsewhere_is_no_end_here() -> None:
@@ -217,3 +219,27 @@ def test_an_interrupted_wait_loses_nothing(stages: list[str]) -> None:
     added = 3 * len([stage for stage in stages if "map" in stage])
     sums = [sum(range(k, k + 3)) + added for k in (0, 3, 6, 9)]
     assert first + list(iterator) == sums
+
+
+async def test_an_element_does_not_wait_for_a_slow_one_behind_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was made is delivered while the thread makes the next."""
+    monkeypatch.setattr(driving, "_TURN_SECONDS", 60.0)
+    waited_for, opened = threading.Event(), threading.Event()
+
+    def hold(x: int) -> int:
+        if x < 2:
+            assert (opened if x else waited_for).wait(40)
+        return x
+
+    iterator = iter(MapDataset.range(3).to_iter_dataset().map(hold))
+    first = asyncio.ensure_future(anext(iterator))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    waited_for.set()
+    assert await first == 0
+    assert iterator.get_state() == {"next_index": 1}
+    assert not opened.is_set()
+    opened.set()
+    assert [x async for x in iterator] == [1, 2]

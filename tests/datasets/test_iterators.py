@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipelines import LENGTH, OPTIONS, STAGES, pipeline
 from support import both_loops, run_on
 
-from aioloader import IterDataset, MapDataset, ReadOptions
+from aioloader import IterDataset, MapDataset, ReadOptions, StateError
 
 
 def shape_of(state: Any) -> Any:
@@ -124,6 +124,16 @@ def test_a_position_that_does_not_exist_is_refused(position: int) -> None:
         iterator.set_state({"next_index": position})
     iterator.set_state({"next_index": 9})
     assert list(iterator) == []
+
+
+@pytest.mark.parametrize("state", [{}, {"parent": {"next_index": 1}}, {"next_index": "1"}])
+def test_a_state_of_another_pipeline_is_refused(state: dict[str, Any]) -> None:
+    """As a StateError that shows it."""
+    dataset = MapDataset.range(9).to_iter_dataset().map_with_index(lambda i, x: x)
+    with pytest.raises(StateError, match="another pipeline"):
+        iter(dataset).set_state(state)
+    with pytest.raises(StateError, match="another pipeline"):
+        iter(MapDataset.range(9).to_iter_dataset()).set_state(state)
 
 
 def test_a_state_may_be_set_after_the_end() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from pipelines import plus_one
-from support import both_loops, run_on
+from support import both_loops, run_on, until
 
-from aioloader import DatasetIterator, IterDataset, MapDataset
+from aioloader import DatasetIterator, IterDataset, MapDataset, ReadOptions
 
 
 class _Every(IterDataset[int]):
@@ -144,6 +144,31 @@ def test_own_iterators_may_derive_from_others() -> None:
     assert iterator.get_state() == {"twice": {"parent": {"next_index": 9}, "n": 3}}
     iterator.set_state({"twice": {"parent": {"next_index": 4}, "n": 3}})
     assert list(iterator) == [8, 14]
+
+
+async def test_a_cancelled_wait_for_an_own_async_iterator_loses_nothing() -> None:
+    """Its call goes on, and the next one waits for that."""
+    opened = asyncio.Event()
+
+    async def wait(x: int) -> int:
+        if x == 1:
+            await opened.wait()
+        return x
+
+    numbers = MapDataset.range(5).to_iter_dataset(ReadOptions(1, 1)).map(wait)
+    iterator = iter(_Awaited(numbers))
+    assert await anext(iterator) == 1
+    for is_last in (False, False, True):
+        waiting = asyncio.ensure_future(anext(iterator))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        if not is_last:
+            waiting.cancel()
+            await asyncio.wait([waiting])
+    opened.set()
+    assert await waiting == 2
+    assert [x async for x in iterator] == [3, 4, 5]
+    await until(lambda: len(asyncio.all_tasks()) == 1)
 
 
 async def test_own_plain_iterators_do_not_run_on_the_loop() -> None:
