@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from aioloader._datasets.options import DatasetOptions, MultiprocessingOptions, ReadOptions
     from aioloader._datasets.rebatching import batch_and_pad
+    from aioloader._datasets.remembering import cached
     from aioloader._datasets.splitting import BOSHandling
     from aioloader._datasets.transforms import (
         DatasetSelectionMap,
@@ -132,6 +133,7 @@ _HOMES = {
     "ZipIterDataset": "_datasets.extras",
     "ZipMapDataset": "_datasets.map_extras",
     "batch_and_pad": "_datasets.rebatching",
+    "cached": "_datasets.remembering",
     "cycled_minibatches": "_loaders.cycling",
     "debug_batch_references": "_loaders.references",
     "device_put": "_loaders.putting",
@@ -199,6 +201,7 @@ __all__ = [
     "ZipIterDataset",
     "ZipMapDataset",
     "batch_and_pad",
+    "cached",
     "cycled_minibatches",
     "debug_batch_references",
     "device_put",

@@ -115,7 +115,7 @@ class LoadError(AioLoaderError):
 
 
 class NotCached(LoadError):
-    """A batch of a group without ``loader_arrays`` is not in its cache; such batches are dropped."""
+    """A batch of a group without ``loader_arrays`` is not in its cache; it is dropped."""
 
 
 class WorkerDied(LoadError):

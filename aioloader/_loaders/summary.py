@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from aioloader._caches.disk import CacheCounts
+from typing import TYPE_CHECKING
+
 from aioloader._engine.statistics import LoaderStatistics, Meter
+
+if TYPE_CHECKING:
+    from aioloader._caches.disk import CacheCounts
 
 __all__ = ["summarize"]
 
