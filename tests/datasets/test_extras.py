@@ -106,6 +106,12 @@ def test_a_strict_zip_says_which_dataset_is_shorter() -> None:
         ZipIterDataset([MapDataset.range(2)])  # type: ignore[list-item]
 
 
+def test_a_zip_that_has_ended_has_ended() -> None:
+    """Whatever the longer dataset would have had, an error or not."""
+    zipped = ZipIterDataset([failing(9, 3), numbers(2)], strict=False)
+    assert len(check_walks(zipped)) == 2
+
+
 def test_datasets_are_opened_when_their_turn_comes() -> None:
     """A `MapDataset` of datasets is asked for no more than are in use."""
     opened: list[int] = []

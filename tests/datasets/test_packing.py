@@ -182,6 +182,15 @@ def test_rows_hold_other_than_numbers() -> None:
     assert "name_segment_ids" not in first
 
 
+@pytest.mark.parametrize("kind", [FirstFitPackIterDataset, BestFitPackIterDataset])
+def test_a_row_has_no_more_sequences_than_it_may(kind: Any) -> None:
+    """Though there would be room for them."""
+    rows = kind(
+        sequences([1] * 5), length_struct={"x": 9}, num_packing_bins=2, max_sequences_per_bin=2
+    )
+    assert sorted(int(row["x_segment_ids"].max()) for row in rows) == [1, 2, 2]
+
+
 def test_what_is_wrong_with_an_element_is_said() -> None:
     """And the next one is packed."""
     wrong: list[Any] = [
