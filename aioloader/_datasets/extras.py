@@ -72,7 +72,8 @@ class InterleaveIterDataset(StagedIterDataset[T]):
     Args:
         datasets: The datasets, or a `MapDataset` of datasets, such as
             ``MapDataset.source(paths).map(open_dataset)``, whose elements are made as they are
-            needed: the first ``cycle_length`` when iteration begins.
+            needed: the first ``cycle_length`` when iteration begins. Workers of
+            `IterDataset.mp_prefetch` have no part in those; call it for each.
         cycle_length: How many are in use at once.
         num_make_iter_threads: Accepted; datasets are opened where they are needed.
         make_iter_buffer_size: Likewise.
@@ -92,7 +93,10 @@ class InterleaveIterDataset(StagedIterDataset[T]):
         if isinstance(datasets, Dataset):
             super().__init__(Interleaving(length, datasets), ())
         else:
-            super().__init__(Interleaving(length), tuple(datasets))
+            parts = [
+                getattr(part, "to_iter_dataset", lambda part=part: part)() for part in datasets
+            ]
+            super().__init__(Interleaving(length), _checked("datasets", parts))
 
 
 @final

@@ -140,6 +140,8 @@ def test_interleaving_goes_on_behind_an_error() -> None:
         next(iterator)
     assert "in datasets[0] of interleave" in caught.value.__notes__
     assert list(InterleaveIterDataset([], cycle_length=3)) == []
+    with pytest.raises(TypeError, match="datasets must be an IterDataset, got 3"):
+        InterleaveIterDataset([3], cycle_length=2)
 
 
 def test_a_dataset_is_repeated() -> None:
