@@ -93,9 +93,7 @@ class InterleaveIterDataset(StagedIterDataset[T]):
         if isinstance(datasets, Dataset):
             super().__init__(Interleaving(length, datasets), ())
         else:
-            parts = [
-                getattr(part, "to_iter_dataset", lambda part=part: part)() for part in datasets
-            ]
+            parts = [part.to_iter_dataset() if _has_index(part) else part for part in datasets]
             super().__init__(Interleaving(length), _checked("datasets", parts))
 
 
@@ -354,3 +352,7 @@ def _checked(argument: str, parents: Sequence[Any]) -> tuple[Any, ...]:
         if not isinstance(parent, IterDataset):
             raise TypeError(f"{argument} must be an IterDataset, got {parent!r}")
     return tuple(parents)
+
+
+def _has_index(dataset: Any) -> bool:
+    return isinstance(dataset, Dataset) and hasattr(dataset, "to_iter_dataset")
