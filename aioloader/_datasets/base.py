@@ -34,6 +34,7 @@ class Dataset:
 
     _parents: tuple[Any, ...] = ()
     _own_seed: int | None = None
+    _steps = 1  # as how many stages it counts where default seeds are derived
 
     def __init__(self, parents: Dataset | Sequence[Dataset] = ()) -> None:
         self._parents = (parents,) if isinstance(parents, Dataset) else tuple(parents)
@@ -59,7 +60,8 @@ class Dataset:
             if dataset._own_seed is not None:
                 seeds.append((dataset._own_seed, distance))
             else:
-                todo.extend((parent, distance + 1) for parent in dataset._parents)
+                further = distance + dataset._steps
+                todo.extend((parent, further) for parent in dataset._parents)
         return derive_seed(seeds)
 
     def pipe(

@@ -96,7 +96,7 @@ def _culprit(part: Part) -> tuple[int, object]:
     return part.rows[0], part.items[0]
 
 
-def _is_bulky(item: object, levels: int = 2) -> bool:
+def _is_bulky(item: object, levels: int = 4) -> bool:
     if isinstance(item, bytes | bytearray):
         return len(item) >= _BULKY_BYTES
     if isinstance(item, np.ndarray):
