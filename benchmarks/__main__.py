@@ -9,7 +9,17 @@ import time
 
 import cloudpickle
 
-NAMES = ("startup", "growth", "lag", "overlap", "corruption", "endings", "ram_cache", "cached", "datasets")
+NAMES = (
+    "startup",
+    "growth",
+    "lag",
+    "overlap",
+    "corruption",
+    "endings",
+    "ram_cache",
+    "cached",
+    "datasets",
+)
 BY_NAME = ("faults",)  # minutes, and options of its own: ``python -m benchmarks faults --write``
 _HELP = ("h", "-help")
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from crews import all_of, manned
+from support import LOOPS, run_on
 
 from aioloader import (
     IterDataset,
@@ -276,7 +277,7 @@ def remote(length: int = 30, **options: Any) -> IterDataset[Any]:
     return MapDataset.range(length).map(fetch).map(decode).to_iter_dataset(ReadOptions(**options))
 
 
-@pytest.mark.parametrize("how", ["async for", "for"])
+@pytest.mark.parametrize("how", [*LOOPS, "for"])
 def test_coroutines_run_in_the_program_and_the_rest_in_workers(how: str) -> None:
     """An error of theirs comes at its element, too."""
     seen: list[Any] = []
@@ -289,8 +290,8 @@ def test_coroutines_run_in_the_program_and_the_rest_in_workers(how: str) -> None
                 except ValueError as error:
                     seen.append(error)
 
-    if how == "async for":
-        asyncio.run(read())
+    if how in LOOPS:
+        run_on(how, read())
     else:
         with iter(manned(remote())) as iterator:
             while len(seen) < 30:
