@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from aioloader._faults import Fault
     from aioloader._memory.segment import SharedSegment
 
-__all__ = ["Crew", "CrewSpec", "Death"]
+__all__ = ["Crew", "CrewSpec", "Death", "is_ending"]
 
 
 @final
@@ -233,6 +233,11 @@ class Crew:
             while self._theirs.recv(1, socket.MSG_DONTWAIT):
                 pass
         self.socket.shutdown(socket.SHUT_RDWR)
+
+
+def is_ending() -> bool:
+    """Tell whether the program is ending, so that nothing is to be started any more."""
+    return _ending.is_set()
 
 
 def _kill_all(lanes: list[_Lane]) -> None:

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, final
 
 from aioloader._executors import wire
-from aioloader._executors.crew import Crew, CrewSpec, Death
+from aioloader._executors.crew import Crew, CrewSpec, Death, is_ending
 from aioloader._executors.failures import Failure
 from aioloader._executors.finishing import finish
 from aioloader._executors.forkserver import server
@@ -221,7 +221,7 @@ class Supervisor:
     # Deaths -----------------------------------------------------------------------------------
 
     def _on_end(self, crew: Crew) -> None:
-        if crew is not self._crew or self._state is not _State.RUNNING:
+        if crew is not self._crew or self._state is not _State.RUNNING or is_ending():
             return
         self._state = _State.RECOVERING
         self._detach(crew)
@@ -229,7 +229,7 @@ class Supervisor:
         ending.add_done_callback(lambda done: self._on_ended(crew, done))
 
     def _on_ended(self, crew: Crew, ending: asyncio.Future[list[Death]]) -> None:
-        if self._state is not _State.RECOVERING:
+        if self._state is not _State.RECOVERING or is_ending():
             return
         if (error := ending.exception()) is not None:
             self._give_up(f"workers cannot be ended: {type(error).__name__}: {error}", error)

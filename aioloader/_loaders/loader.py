@@ -220,9 +220,9 @@ class Loader(Generic[D]):
         """Wait until all batches that were to be cached on disk have been written."""
         await self._caches.flush()
 
-    def __del__(self) -> None:
+    def __del__(self, _warn: Any = warnings.warn) -> None:  # a program's end empties modules
         if getattr(self, "_running", None) is not None:
-            warnings.warn(f"{self!r} was never closed: use `async with`", ResourceWarning, 2)
+            _warn(f"{self!r} was never closed: use `async with`", ResourceWarning, 2)
 
     def __aiter__(self) -> Self:
         return self
