@@ -7,6 +7,7 @@ __all__ = [
     "BatchTimeoutError",
     "CacheCorrupt",
     "CacheMismatch",
+    "FetchError",
     "ItemError",
     "LayoutError",
     "LoadError",
@@ -43,6 +44,33 @@ class BatchTimeoutError(AioLoaderError, TimeoutError):
     holds (with the batches that hold them), or items that are still being loaded.
     Nothing is lost: asking for the next batch again goes on waiting.
     """
+
+
+class FetchError(AioLoaderError):
+    """An item could not be fetched, and was given up.
+
+    ``key`` names the item, ``attempts`` is how often it was tried, in ``seconds`` altogether;
+    ``reason`` says what the last attempt ended with, and why there is no other. Nothing of it
+    holds credentials: ``__cause__`` is the last attempt's own error unless its text has some.
+    """
+
+    def __init__(self, key: str, attempts: int, seconds: float, reason: str) -> None:
+        tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+        super().__init__(f"{key} could not be fetched: {tries} in {seconds:.3g} s, last {reason}")
+        self.key = key
+        self.attempts = attempts
+        self.seconds = seconds
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.key, self.attempts, self.seconds, self.reason)
+
+    @classmethod
+    def again(cls, error: FetchError) -> FetchError:
+        """Return the same for another who waited for it."""
+        other = cls(error.key, error.attempts, error.seconds, error.reason)
+        other.__cause__ = error.__cause__
+        return other
 
 
 class ItemError(AioLoaderError):

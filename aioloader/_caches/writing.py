@@ -30,7 +30,7 @@ __all__ = ["TEMPORARY", "Temporary", "Writer", "is_left_over", "publish_bytes", 
 
 T = TypeVar("T")
 
-_CHUNK = 4 << 20
+_CHUNK = 512 << 10  # a kernel that is never preempted keeps the loop from its core for a chunk
 _SMALL = 64 << 10
 _NICE = 10
 _STALLED_SECONDS = 30.0

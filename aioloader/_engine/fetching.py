@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any, Self, final
 
 import anyio
 
+from aioloader._engine.holding import Held
 from aioloader._executors.coroutines import Calls, Swarm
 from aioloader._executors.later import later
 from aioloader._executors.recipes import Columns
 from aioloader._faults import arm
+from aioloader._fetching.fetch import Fetch
+from aioloader._fetching.payloads import payload_bytes
 from aioloader.errors import ItemError
 from aioloader.protocols import Executor, Filled, Slot
 
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 from aioloader.protocols import take_seeds
 
 __all__ = ["Fetched", "Fetcher"]
+
+_SPARE = 2
 
 
 @final
@@ -42,7 +47,8 @@ class Fetched:
 class Fetcher:
     """Call ``fetch(item)`` for rows, and give the payloads to the executor as they come.
 
-    Rows of all batches share the limit, earlier batches first. An async context manager.
+    Rows of all batches share the limit, earlier batches first. A `Fetch` brings limits of its
+    own, on requests and on bytes, and retries by itself. An async context manager.
     """
 
     def __init__(
@@ -54,6 +60,12 @@ class Fetcher:
         retries: int,
         timeout: float | None,
     ) -> None:
+        self._held: Held | None = None
+        if isinstance(fetch, Fetch):
+            # Items that wait for their next attempt must not keep others from their first.
+            max_concurrency, retries = _SPARE * fetch.policy.concurrency, 0
+            if fetch.policy.max_bytes is not None:
+                self._held = Held(fetch.policy.max_bytes)
         self._fetch = arm(fetch, "fetch")
         self._executor = executor
         self._swarm = Swarm(max_concurrency)
@@ -75,20 +87,22 @@ class Fetcher:
         seeds: Sequence[int | None],
     ) -> Fetched:
         """Fetch ``items`` and fill ``rows``; raises :class:`ItemError` for the first that fails."""
-        batch = _Batch(self._executor, slot, rows, seeds)
+        batch = _Batch(self._executor, slot, rows, seeds, self._held)
         arguments = ((position, (item,)) for position, item in enumerate(items))
-        calls = Calls(
-            self._fetch, arguments, batch.take, retries=self._retries, timeout=self._timeout
-        )
-        async with anyio.create_task_group() as group:
-            batch.group = group
-            try:
-                await self._swarm.run(calls)
-            except ItemError as error:
-                error.row = rows[error.row]
-                batch.errors.append(error)
-            finished = time.perf_counter()
-            batch.flush()
+        fetch = self._fetch if self._held is None else self._held.around(self._fetch)
+        calls = Calls(fetch, arguments, batch.take, retries=self._retries, timeout=self._timeout)
+        try:
+            async with anyio.create_task_group() as group:
+                batch.group = group
+                try:
+                    await self._swarm.run(calls)
+                except ItemError as error:
+                    error.row = rows[error.row]
+                    batch.errors.append(error)
+                finished = time.perf_counter()
+                batch.flush()
+        finally:
+            batch.end()
         return Fetched(batch.result(), calls.seconds, calls.retried, finished)
 
 
@@ -97,13 +111,22 @@ class _Batch:
     """The payloads of one batch, handed on together when they came in one turn of the loop."""
 
     def __init__(
-        self, executor: Executor, slot: Slot, rows: Sequence[int], seeds: Sequence[int | None]
+        self,
+        executor: Executor,
+        slot: Slot,
+        rows: Sequence[int],
+        seeds: Sequence[int | None],
+        held: Held | None,
     ) -> None:
         self._executor = executor
+        self._held = held
         self._slot = slot
         self._rows = rows
         self._seeds = seeds
         self._arrived: list[tuple[int, object]] = []
+        self._nbytes = 0  # of those that arrived
+        self._filling = 0  # of those on their way into the slot
+        self._has_ended = False
         self._columns = Columns(len(rows))
         self._seconds = 0.0
         self._retries = 0
@@ -113,15 +136,32 @@ class _Batch:
         self._failure: Exception | None = None
 
     def take(self, position: int, payload: object) -> None:
+        if self._has_ended:
+            return
         if not self._arrived:
             self._loop.call_soon(self.flush)
         self._arrived.append((position, payload))
+        if self._held is not None:
+            nbytes = payload_bytes(payload)
+            self._nbytes += nbytes
+            self._held.keep(nbytes)
 
     def flush(self) -> None:
         arrived, self._arrived = self._arrived, []
+        nbytes, self._nbytes = self._nbytes, 0
         if arrived and self.group is not None and not self.group.cancel_scope.cancel_called:
             arrived.sort(key=lambda pair: pair[0])
-            self.group.start_soon(later(self._fill), arrived)
+            self._filling += nbytes
+            self.group.start_soon(later(self._fill), arrived, nbytes)
+        else:
+            self._give_back(nbytes)
+
+    def end(self) -> None:
+        """Take no more payloads; what was held of them is given back."""
+        self._has_ended = True
+        self._give_back(self._nbytes + self._filling)
+        self._nbytes = self._filling = 0
+        self._arrived.clear()
 
     def result(self) -> Filled:
         if self._failure is not None:
@@ -130,7 +170,11 @@ class _Batch:
             raise min(self.errors, key=lambda error: error.row)
         return Filled(self._columns.result(), self._seconds, self._retries)
 
-    async def _fill(self, arrived: list[tuple[int, object]]) -> None:
+    def _give_back(self, nbytes: int) -> None:
+        if self._held is not None and nbytes:
+            self._held.give_back(nbytes)
+
+    async def _fill(self, arrived: list[tuple[int, object]], nbytes: int) -> None:
         positions = [position for position, _ in arrived]
         rows = [self._rows[position] for position in positions]
         seeds = take_seeds(self._seeds, positions)
@@ -142,6 +186,8 @@ class _Batch:
         except Exception as error:  # out of a task group it would come wrapped
             self._failure = error
             return
+        self._filling -= nbytes
+        self._give_back(nbytes)
         self._seconds += filled.seconds
         self._retries += filled.retries
         self._columns.put_many(positions, filled.extras)

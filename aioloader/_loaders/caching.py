@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import threading
 from typing import TYPE_CHECKING, Any, final
 
@@ -101,10 +102,10 @@ class GroupCaches:
     no group is ever served what another has written.
     """
 
-    def __init__(self, schedule: Schedule, cachers: int) -> None:
+    def __init__(self, schedule: Schedule, cachers: int | None) -> None:
         roles = (("training", schedule.training), ("validation", schedule.validation))
         named = [(f"{role}-{n}", group) for role, some in roles for n, group in enumerate(some)]
-        self._cachers = whole_number("cacher_count", cachers, at_least=1)
+        self._cachers = _cachers(cachers)
         self._named = {
             key: (name, group)
             for key, (name, group) in enumerate(named)
@@ -159,6 +160,13 @@ class GroupCaches:
     def counts(self) -> CacheCounts:
         """The sums over all groups."""
         return sum((cache.disk.counts for cache in self.by_layout_key.values()), CacheCounts())
+
+
+def _cachers(count: int | None) -> int:
+    # Writing keeps a core busy: one of two is left to the event loop and the workers.
+    if count is None:
+        return 2 if (os.cpu_count() or 1) > 2 else 1
+    return whole_number("cacher_count", count, at_least=1)
 
 
 def identify(group: DataGroup[Any], name: str) -> Identity:

@@ -97,7 +97,7 @@ class Loader(Generic[D]):
         vectorized: Whether ``load(items, arrays, seeds)`` takes a chunk of rows at once,
             arrays with that leading dimension.
         executor: A function from a `Work` to an `Executor`, in place of the loader's own.
-        cacher_count: How many batches are written to a group's cache on disk at once.
+        cacher_count: How many batches are cached on disk at once; None: 2, or 1 on two cores.
 
     Raises:
         ValueError, TypeError: An argument is wrong; the message names it.
@@ -127,7 +127,7 @@ class Loader(Generic[D]):
         place: object = None,
         vectorized: bool = False,
         executor: ExecutorFactory | None = None,
-        cacher_count: int = 2,
+        cacher_count: int | None = None,
     ) -> None:
         self._running: Session | None = None
         self._schedule = make_schedule(training, validation, start_at, end_at, interleave_groups)

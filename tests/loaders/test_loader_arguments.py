@@ -36,7 +36,7 @@ DEFAULTS: dict[str, Any] = {
     "place": None,
     "vectorized": False,
     "executor": None,
-    "cacher_count": 2,
+    "cacher_count": None,
 }
 
 
