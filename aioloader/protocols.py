@@ -261,8 +261,18 @@ class Slot(Protocol):
     def extras(self) -> Extras:
         """The batch's additional data, where it has been loaded or remembered."""
 
-    def adopt(self, buffer: Any, offset: int, layouts: Layouts, extras: Extras) -> None:
-        """Back this loan by other memory that holds the whole batch; the permit is the same."""
+    def adopt(
+        self,
+        buffer: Any,
+        offset: int,
+        layouts: Layouts,
+        extras: Extras,
+        discard: Callable[[Any], object] | None = None,
+    ) -> None:
+        """Back this loan by other memory that holds the whole batch; the permit is the same.
+
+        ``discard`` gets the buffer once nothing reads it, on any thread.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import functools
 import logging
@@ -192,6 +193,12 @@ class DiskCache:
             return entry
         return None
 
+    def discard(self, buffer: object) -> None:
+        """Let go of what nothing reads any more, in a thread: to unmap much takes a while."""
+        if self._readers is not None:
+            with contextlib.suppress(RuntimeError):  # they have been told to end
+                self._readers.submit(_let_go, buffer)
+
     def write(
         self,
         key: EntryKey,
@@ -330,6 +337,10 @@ class DiskCache:
         more = "" if self._entries_told < _LOGGED else "; more of the kind are only counted"
         if self._entries_told <= _LOGGED:
             _logger.warning("the cache in %s: entry %s %s%s", self._path, about, what, more)
+
+
+def _let_go(buffer: object) -> None:
+    return None
 
 
 def _close_result(opening: Future[Directory | None]) -> None:

@@ -51,7 +51,7 @@ class _GroupCache:
     async def fetch(self, ticket: Ticket, slot: Slot) -> Sequence[int]:
         entry = await self.disk.read(self._key(ticket))
         if entry is not None:
-            slot.adopt(entry.buffer, entry.offset, entry.layouts, entry.extras)
+            slot.adopt(entry.buffer, entry.offset, entry.layouts, entry.extras, self.disk.discard)
             return ()
         if self._only:
             raise NotCached(

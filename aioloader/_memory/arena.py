@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import functools
 import weakref
 from collections import deque
 from types import MappingProxyType
@@ -73,18 +74,27 @@ class ArenaSlot:
             raise RuntimeError(f"slot {self.index} has been released")
         return self._lease
 
-    def adopt(self, buffer: Any, offset: int, layouts: Layouts, extras: Extras) -> None:
+    def adopt(
+        self,
+        buffer: Any,
+        offset: int,
+        layouts: Layouts,
+        extras: Extras,
+        discard: Callable[[Any], object] | None = None,
+    ) -> None:
         """Back this loan by other memory, such as a mapped file: the permit stays the same.
 
         ``buffer`` is writable, and ``layouts`` count from ``offset`` in it. For before anything
         has taken the arrays or the hold; the slot's own memory lies idle until it returns.
+        ``discard`` gets the buffer once nothing reads it, on any thread.
         """
         lease, finalizer = self.hold, self._finalizer
-        kind: Any = type("Lease", (ctypes.c_char * layout_bytes(layouts),), {})
-        self._lease = kind.from_buffer(buffer, offset)
+        self._lease = _lease_type(layout_bytes(layouts)).from_buffer(buffer, offset)
         self._arrays = None
         if finalizer is not None and (call := finalizer.detach()) is not None:
             _, ended, args, _ = call
+            if discard is not None:
+                ended, args = _gone, (ended, *args, buffer, discard)
             self._finalizer = _finalize(self._lease, ended, *args)
         del lease
         self.layouts, self.extras, self.adopted = layouts, extras, True
@@ -120,7 +130,7 @@ class Arena:
         self._short: dict[tuple[int, int], Layouts] = {}
         self._slot_bytes = slot_bytes(layouts)
         self._reclaim = reclaim
-        self._lease_type: Any = type("Lease", (ctypes.c_char * self._slot_bytes,), {})
+        self._lease_type = _lease_type(self._slot_bytes)
         self._free = deque(range(depth)) if (audit := current()) is None else self._audited(audit)
         self._loop = asyncio.get_running_loop()
         self._waiter: anyio.Event | None = None
@@ -207,6 +217,19 @@ class Arena:
         self._free.append(index)
         if self._waiter is not None:
             self._waiter.set()
+
+
+@functools.lru_cache(64)
+def _lease_type(nbytes: int) -> Any:
+    # A subclass, since ctypes' own arrays cannot be referred to weakly.
+    return type("Lease", (ctypes.c_char * nbytes,), {})
+
+
+def _gone(
+    ended: Callable[[int], object], index: int, buffer: Any, discard: Callable[[Any], object]
+) -> None:
+    ended(index)
+    discard(buffer)
 
 
 def _finalize(lease: Any, ended: Callable[..., Any], *args: Any) -> weakref.finalize[..., Any]:

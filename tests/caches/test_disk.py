@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -190,6 +191,24 @@ async def test_arrays_are_verified_at_the_first_read_of_a_process_only(
         monkeypatch.setattr(disk, "_verified", set())  # as in another process
         assert await cache.read(key()) is not None
         assert verified == [1]
+
+
+async def test_an_entry_is_unmapped_off_the_event_loop(tmp_path: Path) -> None:
+    """That takes a while where it is large; what is discarded late is let go at once."""
+    async with opened(tmp_path) as cache:
+        await fill(cache, key(0))
+        threads: list[str] = []
+        for _ in range(2):
+            found = await cache.read(key(0))
+            assert found is not None
+            buffer = found.buffer
+            weakref.finalize(buffer, lambda: threads.append(threading.current_thread().name))
+            del found
+            cache.discard(buffer)
+            del buffer
+            await until(lambda: len(threads) == 1)
+            assert threads.pop().startswith("aioloader-cache-read")
+    cache.discard(bytearray())
 
 
 async def test_an_entry_of_other_settings_is_a_mismatch(tmp_path: Path) -> None:

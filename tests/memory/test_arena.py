@@ -488,6 +488,22 @@ async def test_a_loan_may_be_backed_by_other_memory() -> None:
     arena.close()
 
 
+async def test_who_lent_the_memory_gets_it_back_when_nothing_reads_it() -> None:
+    """Only then, and the slot returns with it."""
+    arena = make_arena(1)
+    slot = await arena.acquire(0, ROWS)
+    memory, discarded = bytearray(layout_bytes(LARGE)), []
+    slot.adopt(memory, 0, LARGE, {}, discarded.append)
+    view = slot.arrays["z"]
+    slot.release()
+    del slot
+    assert discarded == []
+    del view
+    assert [thing is memory for thing in discarded] == [True]
+    await until(lambda: arena.on_loan == 0)
+    arena.close()
+
+
 async def test_memory_that_was_adopted_outlives_the_arena() -> None:
     arena = make_arena(1)
     slot = await arena.acquire(0, ROWS)
