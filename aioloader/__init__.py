@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from aioloader._engine.loop import run
     from aioloader._engine.statistics import LoaderStatistics
     from aioloader._executors.worker import is_worker
+    from aioloader._fetching.fetch import Fetch
+    from aioloader._fetching.policy import FetchPolicy
+    from aioloader._fetching.statistics import FetchStatistics
     from aioloader._loaders.batch import Batch, TrainingBatch, ValidationBatch
     from aioloader._loaders.cycling import cycled_minibatches
     from aioloader._loaders.group import DataGroup
@@ -69,6 +72,7 @@ if TYPE_CHECKING:
         BatchTimeoutError,
         CacheCorrupt,
         CacheMismatch,
+        FetchError,
         LayoutError,
         LoadError,
         StateError,
@@ -94,6 +98,10 @@ _HOMES = {
     "DatasetIterator": "_datasets.iterators",
     "DatasetOptions": "_datasets.options",
     "DatasetSelectionMap": "_datasets.transforms",
+    "Fetch": "_fetching.fetch",
+    "FetchError": "errors",
+    "FetchPolicy": "_fetching.policy",
+    "FetchStatistics": "_fetching.statistics",
     "Filter": "_datasets.transforms",
     "FilterTransform": "_datasets.transforms",
     "FirstFitPackIterDataset": "_datasets.extras",
@@ -162,6 +170,10 @@ __all__ = [
     "DatasetIterator",
     "DatasetOptions",
     "DatasetSelectionMap",
+    "Fetch",
+    "FetchError",
+    "FetchPolicy",
+    "FetchStatistics",
     "Filter",
     "FilterTransform",
     "FirstFitPackIterDataset",

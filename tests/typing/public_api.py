@@ -33,6 +33,10 @@ from aioloader import (
     DatasetIterator,
     DatasetOptions,
     DatasetSelectionMap,
+    Fetch,
+    FetchError,
+    FetchPolicy,
+    FetchStatistics,
     Filter,
     FilterTransform,
     FirstFitPackIterDataset,
@@ -658,6 +662,19 @@ def the_rest_is_plain() -> None:
     _ = aioloader.nothing  # type: ignore[attr-defined]
 
 
+async def fetches_have_a_policy() -> None:
+    async def download(key: str) -> bytes:
+        return key.encode()
+
+    fetch = Fetch(download, FetchPolicy(concurrency=256, hedge_quantile=0.95))
+    assert_type(fetch, Fetch[str, bytes])
+    assert_type(await fetch("a"), bytes)
+    assert_type(fetch.statistics(), FetchStatistics)
+    assert_type(fetch.statistics().p99_seconds, float)
+    FetchPolicy(256)  # type: ignore[call-arg]
+    FetchPolicy().retries = 3  # type: ignore[misc]
+
+
 def errors_have_a_common_root(error: LoadError) -> None:
     root: list[type[AioLoaderError]] = [
         LoadError,
@@ -667,6 +684,7 @@ def errors_have_a_common_root(error: LoadError) -> None:
         StateError,
         CacheMismatch,
         CacheCorrupt,
+        FetchError,
     ]
     values: list[type[ValueError]] = [LayoutError, StateError, CacheMismatch]
     late: type[TimeoutError] = BatchTimeoutError
