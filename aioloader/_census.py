@@ -54,6 +54,9 @@ class Census:
         """Return what there is now and was not ``before``, by kind."""
         kinds = self.__dataclass_fields__
         new = {kind: sorted(getattr(self, kind) - getattr(before, kind)) for kind in kinds}
+        if new["shared_memory"]:
+            strange = _of_strangers(new["shared_memory"])
+            new["shared_memory"] = [x for x in new["shared_memory"] if x not in strange]
         return {kind: names for kind, names in new.items() if names}
 
 
@@ -83,6 +86,28 @@ def _shared_memory() -> Iterator[str]:
     for line in Path("/proc/self/maps").read_text().splitlines():
         if "aioloader-" in line:
             yield line
+
+
+def _of_strangers(names: list[str]) -> set[str]:
+    """Return those that programs hold which are neither this one nor its descendants."""
+    parents = {}
+    for entry in os.listdir("/proc"):
+        with contextlib.suppress(OSError, ValueError):
+            stat = Path(f"/proc/{int(entry)}/stat").read_bytes().rpartition(b")")[2]
+            parents[int(entry)] = int(stat.split()[1])
+    family, grown = {os.getpid()}, 0
+    while len(family) > grown:
+        grown = len(family)
+        family |= {pid for pid, parent in parents.items() if parent in family}
+    strange: set[str] = set()
+    for pid in parents.keys() - family:
+        with contextlib.suppress(OSError):
+            held = Path(f"/proc/{pid}/maps").read_text()
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    held += f"\n{os.readlink(f'/proc/{pid}/fd/{fd}')}"
+            strange.update(name for name in names if name in held)
+    return strange
 
 
 def _tasks() -> Iterator[str]:
