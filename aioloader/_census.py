@@ -99,15 +99,27 @@ def _of_strangers(names: list[str]) -> set[str]:
     while len(family) > grown:
         grown = len(family)
         family |= {pid for pid, parent in parents.items() if parent in family}
-    strange: set[str] = set()
+    # By number: who opens a named semaphore maps it under a name that has been removed.
+    numbers: set[int] = set()
     for pid in parents.keys() - family:
         with contextlib.suppress(OSError):
-            held = Path(f"/proc/{pid}/maps").read_text()
-            for fd in os.listdir(f"/proc/{pid}/fd"):
-                with contextlib.suppress(OSError):
-                    held += f"\n{os.readlink(f'/proc/{pid}/fd/{fd}')}"
-            strange.update(name for name in names if name in held)
+            numbers.update(_shared_files(pid))
+    strange = set()
+    for name in names:
+        with contextlib.suppress(OSError):
+            if os.stat(name).st_ino in numbers:
+                strange.add(name)
     return strange
+
+
+def _shared_files(pid: int) -> Iterator[int]:
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        if " /dev/shm/" in line:
+            yield int(line.split()[4])
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/{pid}/fd/{fd}").startswith("/dev/shm/"):
+                yield os.stat(f"/proc/{pid}/fd/{fd}").st_ino
 
 
 def _tasks() -> Iterator[str]:
