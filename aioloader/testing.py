@@ -1,10 +1,13 @@
-"""For tests: contracts of executors, strict mode, a census of what is left behind, faults.
+"""For tests: contracts of executors and stores, strict mode, what is left behind, faults.
 
 ::
 
     class TestMyExecutor(ExecutorContract):
         def make_executor(self, work):
             return MyExecutor(work)
+
+    class TestMyStore(StoreContract):
+        def make_store(self, objects): ...
 
     async def test_my_program():
         with no_leaks():
@@ -23,6 +26,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import sys
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,6 +39,7 @@ from aioloader._memory.arena import Arena, slot_bytes
 from aioloader._memory.layout import make_layouts
 from aioloader.errors import ItemError
 from aioloader.protocols import Arrays, Executor, Layouts, Work
+from aioloader.sources.contract import StoreContract
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -43,7 +48,16 @@ _new_event_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
 with contextlib.suppress(ImportError):  # Windows has none
     from uvloop import new_event_loop as _new_event_loop
 
-__all__ = ["Audit", "Census", "ExecutorContract", "Fault", "faults", "no_leaks", "strict"]
+__all__ = [
+    "Audit",
+    "Census",
+    "ExecutorContract",
+    "Fault",
+    "StoreContract",
+    "faults",
+    "no_leaks",
+    "strict",
+]
 
 T = TypeVar("T")
 
@@ -68,7 +82,13 @@ def no_leaks(*, settle_seconds: float = _SETTLE_SECONDS) -> Iterator[None]:
 def _before() -> Census:
     if _new_event_loop is not None:
         _new_event_loop().close()  # with its first loop uvloop opens a pipe, which stays
+    _wake_stores()  # so do descriptors of obstore's threads
     return Census.take()
+
+
+def _wake_stores() -> None:
+    if (stores := sys.modules.get("aioloader.sources.object_store")) is not None:
+        stores.wake_runtime()
 
 
 def _left_behind(before: Census, settle_seconds: float) -> dict[str, list[str]]:
@@ -77,6 +97,7 @@ def _left_behind(before: Census, settle_seconds: float) -> dict[str, list[str]]:
         if time.monotonic() > deadline:
             return left
         gc.collect()  # which also has JAX let go of host memory
+        _wake_stores()
         time.sleep(0.01)
     return {}
 

@@ -1,0 +1,68 @@
+"""Sources of remote data: what is far away, fetched asynchronously under one policy.
+
+Names are bound when they are first used, so that none of the clients is imported before.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aioloader.sources.adapters import CallableStore, FsspecStore
+    from aioloader.sources.errors import (
+        ChecksumMismatch,
+        IndexDamaged,
+        ObjectChanged,
+        ObjectMissing,
+        ShortRead,
+        StoreError,
+    )
+    from aioloader.sources.object_store import ObjectStore
+    from aioloader.sources.seam import ObjectInfo, Store
+    from aioloader.sources.store import open_store
+
+_HOMES = {
+    "CallableStore": "adapters",
+    "ChecksumMismatch": "errors",
+    "FsspecStore": "adapters",
+    "IndexDamaged": "errors",
+    "ObjectChanged": "errors",
+    "ObjectInfo": "seam",
+    "ObjectMissing": "errors",
+    "ObjectStore": "object_store",
+    "ShortRead": "errors",
+    "Store": "seam",
+    "StoreError": "errors",
+    "open_store": "store",
+}
+
+__all__ = [
+    "CallableStore",
+    "ChecksumMismatch",
+    "FsspecStore",
+    "IndexDamaged",
+    "ObjectChanged",
+    "ObjectInfo",
+    "ObjectMissing",
+    "ObjectStore",
+    "ShortRead",
+    "Store",
+    "StoreError",
+    "open_store",
+]
+
+
+if not TYPE_CHECKING:  # for a type checker the names above are all there are
+
+    def __getattr__(name: str) -> Any:
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module 'aioloader.sources' has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"aioloader.sources.{home}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
