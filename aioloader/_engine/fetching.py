@@ -64,6 +64,7 @@ class Fetcher:
         if isinstance(fetch, Fetch):
             # Items that wait for their next attempt must not keep others from their first.
             max_concurrency, retries = _SPARE * fetch.policy.concurrency, 0
+            timeout = None  # in which the wait for room would count
             if fetch.policy.max_bytes is not None:
                 self._held = Held(fetch.policy.max_bytes)
         self._fetch = arm(fetch, "fetch")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, final
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Held"]
 
-_FIRST_GUESS = 64 * 1024
+_FIRST_GUESS = 4 * 1024 * 1024
 _WEIGHT = 1 / 16
 
 
@@ -27,7 +28,7 @@ class Held:
         self._most = most
         self._nbytes = 0
         self._pending = 0
-        self._mean = float(min(_FIRST_GUESS, most))
+        self._mean = 0.0  # of no payload yet
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
@@ -51,7 +52,7 @@ class Held:
     def keep(self, nbytes: int) -> None:
         """Count a payload."""
         self._nbytes += nbytes
-        self._mean += _WEIGHT * (nbytes - self._mean)
+        self._mean += _WEIGHT * (nbytes - self._mean) if self._mean else nbytes
 
     def give_back(self, nbytes: int) -> None:
         """Count it no more."""
@@ -71,11 +72,13 @@ class Held:
                 self._pending -= 1
                 self._admit()
             else:
-                self._waiting.remove(turn)
+                with suppress(ValueError):  # its turn may have come after its cancellation
+                    self._waiting.remove(turn)
             raise
 
     def _has_room(self) -> bool:
-        expected = self._nbytes + (self._pending + 1) * self._mean
+        # At first a few, as they may turn out to be large.
+        expected = self._nbytes + (self._pending + 1) * (self._mean or _FIRST_GUESS)
         return expected <= self._most or (self._pending == 0 and self._nbytes == 0)
 
     def _admit(self) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections import deque
+from contextlib import suppress
 from typing import final
 
 __all__ = ["Budget"]
@@ -12,7 +15,8 @@ __all__ = ["Budget"]
 class Budget:
     """Tokens: some at first, a share of one with each success, and some with time.
 
-    After the retry throttling of gRPC and Finagle's retry budget.
+    After the retry throttling of gRPC and Finagle's retry budget. Those who wait for one get
+    it first come first served; for one event loop.
 
     >>> budget = Budget(burst=1, share=0.5, per_second=0.0)
     >>> budget.take(), budget.take()
@@ -22,20 +26,49 @@ class Budget:
     True
     """
 
-    __slots__ = ("_burst", "_per_second", "_share", "_since", "_tokens")
+    __slots__ = ("_burst", "_per_second", "_share", "_since", "_timer", "_tokens", "_waiting")
 
     def __init__(self, *, burst: float, share: float, per_second: float) -> None:
         self._burst = self._tokens = float(burst)
         self._share = share
         self._per_second = per_second
         self._since = time.monotonic()
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a token."""
+        return len(self._waiting)
 
     def earn(self) -> None:
         """Note a success."""
         self._tokens = min(self._tokens + self._share, self._burst)
+        if self._waiting:
+            self._serve()
 
     def take(self) -> bool:
-        """Take one if there is one."""
+        """Take one if there is one that nobody waits for."""
+        return not self._waiting and self._take()
+
+    async def wait(self) -> None:
+        """Take one as soon as there is one."""
+        if self.take():
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        self._serve()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._tokens += 1.0  # it was given in the moment of the cancellation
+            with suppress(ValueError):
+                self._waiting.remove(turn)
+            self._serve()
+            raise
+
+    def _take(self) -> bool:
         now = time.monotonic()
         self._tokens = min(self._tokens + (now - self._since) * self._per_second, self._burst)
         self._since = now
@@ -43,3 +76,19 @@ class Budget:
             return False
         self._tokens -= 1.0
         return True
+
+    def _serve(self) -> None:
+        while self._waiting and (self._waiting[0].done() or self._take()):
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+        if not self._waiting and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        elif self._waiting and self._timer is None and self._per_second > 0:
+            seconds = max((1.0 - self._tokens) / self._per_second, 1e-3)
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._serve()

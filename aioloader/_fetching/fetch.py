@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
+import math
 import random
 import time
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, final
 from weakref import WeakKeyDictionary
 
 import anyio
@@ -17,7 +19,7 @@ from aioloader._fetching.hedging import hedged
 from aioloader._fetching.judging import Judgement, judge
 from aioloader._fetching.payloads import payload_bytes
 from aioloader._fetching.policy import FetchPolicy
-from aioloader._fetching.redacting import redact
+from aioloader._fetching.redacting import is_clean, redact
 from aioloader._fetching.statistics import Counts, FetchStatistics
 from aioloader.errors import FetchError
 
@@ -32,7 +34,6 @@ P = TypeVar("P")
 _HEDGE_SHARE = 0.1
 _HEDGE_SAMPLES = 20
 _RETRIES_PER_SECOND = 10.0
-_LOOK_SECONDS = 0.05
 
 
 @final
@@ -205,8 +206,9 @@ class _Lane:
             share=policy.retry_budget,
             per_second=_RETRIES_PER_SECOND,
         )
-        burst = max(policy.concurrency * _HEDGE_SHARE, 1.0)
-        self.hedges = Budget(burst=burst, share=_HEDGE_SHARE, per_second=0.0)
+        self.most_hedging = max(math.ceil(policy.concurrency * _HEDGE_SHARE), 1)
+        self.hedges = Budget(burst=self.most_hedging, share=_HEDGE_SHARE, per_second=0.0)
+        self.hedging = 0
         self.flights: dict[Hashable, _Flight] = {}
         self.in_flight = 0
 
@@ -224,8 +226,9 @@ class _Run:
         limit = self._policy.item_timeout
         self._deadline = None if limit is None else started + limit
         self._attempts = 0
-        self._error: Exception = TimeoutError("there was no attempt")
+        self._error: Exception | None = None
         self._judgement = Judgement(passes=True)
+        self._is_hedging = False
         self.entered = True
 
     async def attempt(self) -> Any:
@@ -233,14 +236,20 @@ class _Run:
         counts, started = self._fetch.counts, time.monotonic()
         self._attempts += 1
         seconds = self._seconds()
+        payload: Any = _FAILED
+        failure: Exception | None = None
         try:
             with anyio.move_on_after(seconds) as scope:
                 payload = await self._request()
             if scope.cancelled_caught:
                 counts.timeouts += 1
-                raise TimeoutError(f"no answer within {seconds:.3g} s")
+                failure = TimeoutError(f"no answer within {seconds:.3g} s")
         except Exception as error:
-            self._refused(error)
+            failure = error
+        self._error = failure
+        del failure  # an error that its own frame refers to is freed late
+        if self._error is not None:
+            self._refused(self._error)
             return _FAILED
         elapsed = time.monotonic() - started
         counts.latency.add(elapsed)
@@ -250,16 +259,16 @@ class _Run:
     async def pause(self) -> None:
         """Wait before the next attempt; raises FetchError where there is no time for one."""
         policy = self._policy
-        pause = min(policy.backoff * 2 ** (self._attempts - 1), policy.max_backoff)
+        pause = min(policy.backoff * 2.0 ** min(self._attempts - 1, 64), policy.max_backoff)
         pause = max(random.uniform(0.0, pause), self._judgement.retry_after)
-        if self._deadline is not None and time.monotonic() + pause >= self._deadline:
-            self._give_up(f"item_timeout={policy.item_timeout:g} s leaves no time for another")
-        while not self._lane.retries.take():
-            if self._deadline is not None and time.monotonic() + pause >= self._deadline:
-                self._give_up(
-                    f"item_timeout={policy.item_timeout:g} s ended while retry_budget was used up"
-                )
-            await anyio.sleep(_LOOK_SECONDS * random.uniform(0.5, 1.5))
+        limit = f"item_timeout={policy.item_timeout or 0:g} s"
+        spare = None if self._deadline is None else self._deadline - time.monotonic() - pause
+        if spare is not None and spare <= 0:
+            self._give_up(f"{limit} leaves no time for another")
+        with anyio.move_on_after(spare) as scope:
+            await self._lane.retries.wait()
+        if scope.cancelled_caught:
+            self._give_up(f"{limit} ended while retry_budget was used up")
         self._fetch.counts.retries += 1
         await anyio.sleep(pause)
 
@@ -283,16 +292,24 @@ class _Run:
         quantile = self._policy.hedge_quantile
         if quantile is None or len(latency) < _HEDGE_SAMPLES:
             return await fetch.request(lane, self._item)
-        payload, by_hedge = await hedged(
-            lambda: fetch.request(lane, self._item), latency.quantile(quantile), self._may_hedge
-        )
+        try:
+            payload, by_hedge = await hedged(
+                lambda: fetch.request(lane, self._item), latency.quantile(quantile), self._may_hedge
+            )
+        finally:
+            lane.hedging -= self._is_hedging
+            self._is_hedging = False
         fetch.counts.hedges_won += by_hedge
         return payload
 
     def _may_hedge(self) -> bool:
-        allowed = self._lane.hedges.take()
-        self._fetch.counts.hedges += allowed
-        return allowed
+        lane = self._lane
+        if lane.hedging >= lane.most_hedging or not lane.hedges.take():
+            return False
+        self._is_hedging = True
+        lane.hedging += 1
+        self._fetch.counts.hedges += 1
+        return True
 
     def _refused(self, error: Exception) -> None:
         policy = self._policy
@@ -303,30 +320,29 @@ class _Run:
         if judgement.throttled:
             self._fetch.counts.throttled += 1
             self._lane.gate.throttled()
-        self._error, self._judgement = error, judgement
+        self._judgement = judgement
         if not judgement.passes:
             self._give_up("such an error stays")
         if self._attempts > policy.retries:
             self._give_up(f"retries={policy.retries} are used up")
 
-    def _give_up(self, why: str) -> None:
+    def _give_up(self, why: str) -> NoReturn:
         self._fetch.counts.failed += 1
-        error, self._error = self._error, TimeoutError()
-        text = str(error)
-        cause = f"{type(error).__name__}: {redact(text)}" if text else type(error).__name__
+        error, self._error = self._error, None
+        assert error is not None
+        text = redact(str(error))
+        cause = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        name, seconds = self._fetch.describe(self._item), time.monotonic() - self._started
         try:
-            raise FetchError(
-                self._fetch.describe(self._item),
-                self._attempts,
-                time.monotonic() - self._started,
-                f"{cause} ({why})",
-            ) from (error if redact(text) == text else None)
+            raise FetchError(name, self._attempts, seconds, f"{cause} ({why})") from (
+                error if is_clean(error) else None
+            )
         finally:
             del error
 
 
 def _is_coroutine_function(function: Any) -> bool:
-    while hasattr(function, "func"):  # functools.partial
+    while isinstance(function, functools.partial):
         function = function.func
     called = getattr(function, "__call__", None)  # noqa: B004
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import anyio
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 __all__ = ["hedged"]
 
 P = TypeVar("P")
+
+_LEAST_DELAY = 1e-3
 
 
 async def hedged(
@@ -19,18 +23,19 @@ async def hedged(
     """Return what ``request()`` brings, and whether a second call of it did.
 
     The second one is made when the first takes longer than ``delay`` seconds and
-    ``may_hedge()``. One that fails leaves the other to answer; where both fail the error is
-    the first one's. Whatever loses is cancelled and has ended on return.
+    ``may_hedge()``, or as soon as that is so. One that fails leaves the other to answer; where
+    both fail the error is the first one's. Whatever loses is cancelled and has ended on return.
     """
     first = asyncio.ensure_future(_awaited(request))
     running: set[asyncio.Future[Any]] = {first}
     try:
-        await asyncio.wait(running, timeout=delay)
-        if not first.done() and may_hedge():
-            running.add(asyncio.ensure_future(_awaited(request)))
+        while not first.done() and len(running) == 1:
+            await asyncio.wait(running, timeout=max(delay, _LEAST_DELAY))
+            if not first.done() and may_hedge():
+                running.add(asyncio.ensure_future(_awaited(request)))
         while True:
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for answer in done:
+            for answer in sorted(done, key=lambda task: task is not first):
                 if not answer.cancelled() and answer.exception() is None:
                     return answer.result(), answer is not first
             if len(done) == len(running):
@@ -49,13 +54,15 @@ async def _end(running: set[asyncio.Future[Any]]) -> None:
     for task in running:
         task.cancel()
     cancelled = None
-    while pending := [task for task in running if not task.done()]:
-        try:
-            await asyncio.wait(pending)
-        except asyncio.CancelledError as error:  # once more: they still have to end
-            cancelled = error
-            for task in pending:
-                task.cancel()
+    # anyio would go on cancelling this wait, and with it what the tasks do at their ends.
+    with anyio.CancelScope(shield=True):
+        while pending := [task for task in running if not task.done()]:
+            try:
+                await asyncio.wait(pending)
+            except asyncio.CancelledError as error:  # once more: they still have to end
+                cancelled = error
+                for task in pending:
+                    task.cancel()
     for task in running:
         if not task.cancelled():
             task.exception()  # seen

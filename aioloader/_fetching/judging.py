@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import errno
 import http.client
+import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -18,17 +20,34 @@ _THROTTLED = {429, 503}
 
 # Clients' own errors of the connection, by the name of the class: none of them is imported.
 _CONNECTION = {
-    "aiohttp.client_exceptions.ClientConnectionError",
-    "aiohttp.client_exceptions.ClientPayloadError",
-    "botocore.exceptions.HTTPClientError",
+    "aiohttp.ClientConnectionError",
+    "aiohttp.ClientPayloadError",
+    "botocore.ConnectionError",
+    "botocore.HTTPClientError",
+    "botocore.IncompleteReadError",
     "httpcore.NetworkError",
     "httpcore.ProtocolError",
     "httpcore.TimeoutException",
     "httpx.TransportError",
-    "obstore.exceptions.GenericError",
-    "requests.exceptions.ConnectionError",
-    "requests.exceptions.Timeout",
-    "urllib3.exceptions.HTTPError",
+    "obstore.GenericError",
+    "requests.ChunkedEncodingError",
+    "requests.ConnectionError",
+    "requests.Timeout",
+    "ssl.SSLEOFError",
+    "urllib3.HTTPError",
+}
+# Those among them that the next attempt meets again.
+_NO_CONNECTION = {
+    "aiohttp.ClientConnectorCertificateError",
+    "aiohttp.ServerFingerprintMismatch",
+    "botocore.SSLError",
+    "httpcore.LocalProtocolError",
+    "httpx.LocalProtocolError",
+    "httpx.UnsupportedProtocol",
+    "requests.SSLError",
+    "ssl.SSLCertVerificationError",
+    "urllib3.LocationValueError",
+    "urllib3.SSLError",
 }
 _ERRORS = (
     ConnectionError,
@@ -37,6 +56,18 @@ _ERRORS = (
     http.client.IncompleteRead,
     http.client.RemoteDisconnected,
 )
+_ERRNOS = {errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH}
+
+# AWS says some of what passes with status 400.
+_CODES = {
+    "InternalError",
+    "RequestLimitExceeded",
+    "RequestTimeout",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+}
+_THROTTLING_CODES = _CODES - {"InternalError", "RequestTimeout"}
 
 
 @final
@@ -66,33 +97,74 @@ def judge(error: BaseException) -> Judgement:
     if isinstance(passes, bool):
         after = getattr(error, "retry_after", None) or 0.0
         return Judgement(passes, getattr(error, "status", None) in _THROTTLED, after)
+    code = _code(error)
     status = _status(error)
-    if status is not None:
-        passes = status in _PASSING or (500 <= status < 600 and status not in _LASTING)
-        return Judgement(passes, status in _THROTTLED, _retry_after(error))
-    return Judgement(isinstance(error, _ERRORS) or not _names(error).isdisjoint(_CONNECTION))
+    if code in _CODES or status is not None:
+        passes = code in _CODES or status in _PASSING
+        passes |= status is not None and 500 <= status < 600 and status not in _LASTING
+        throttled = code in _THROTTLING_CODES or status in _THROTTLED
+        return Judgement(passes, throttled, _retry_after(error) if passes else 0.0)
+    if isinstance(error, BaseExceptionGroup):
+        return _of_all([judge(each) for each in error.exceptions])
+    if isinstance(reason := getattr(error, "reason", None), OSError):  # urllib's
+        return judge(reason)
+    return Judgement(_is_of_connection(error))
+
+
+def _of_all(judgements: list[Judgement]) -> Judgement:
+    return Judgement(
+        all(each.passes for each in judgements),
+        any(each.throttled for each in judgements),
+        max(each.retry_after for each in judgements),
+    )
+
+
+def _is_of_connection(error: BaseException) -> bool:
+    names = _names(error)
+    if not names.isdisjoint(_NO_CONNECTION):
+        return False
+    if isinstance(error, _ERRORS) or not names.isdisjoint(_CONNECTION):
+        return True
+    if isinstance(error, socket.gaierror):
+        return error.errno == socket.EAI_AGAIN
+    return isinstance(error, OSError) and error.errno in _ERRNOS
+
+
+def _part(error: BaseException, name: str) -> Mapping[str, Any]:
+    """Return a part of a botocore error's response, empty for all others."""
+    response = getattr(error, "response", None)
+    part = response.get(name) if isinstance(response, Mapping) else None
+    return part if isinstance(part, Mapping) else {}
+
+
+def _code(error: BaseException) -> str:
+    code = _part(error, "Error").get("Code")
+    return code if isinstance(code, str) else ""
 
 
 def _status(error: BaseException) -> int | None:
-    response = getattr(error, "response", None)
-    candidates = [getattr(error, "status", None), getattr(error, "status_code", None)]
-    candidates += [getattr(response, "status_code", None), getattr(response, "status", None)]
-    candidates += [getattr(error, "code", None)]  # urllib's
-    if isinstance(response, Mapping):  # botocore's
-        candidates.append(response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
-    for status in candidates:
+    for status in _statuses(error):
         if isinstance(status, int) and 100 <= status < 600:
             return status
     return None
 
 
+def _statuses(error: BaseException) -> Iterator[object]:
+    response = getattr(error, "response", None)
+    for holder in (error, response):
+        yield getattr(holder, "status", None)
+        yield getattr(holder, "status_code", None)
+    yield _part(error, "ResponseMetadata").get("HTTPStatusCode")
+    yield getattr(error, "code", None)  # google.api_core's; aiohttp warns of its own
+
+
 def _retry_after(error: BaseException) -> float:
-    holders = (error, getattr(error, "response", None))
-    for holder in holders:
-        headers: Any = getattr(holder, "headers", None)
-        value = None
-        if hasattr(headers, "get"):
-            value = headers.get("Retry-After") or headers.get("retry-after")
+    response = getattr(error, "response", None)
+    holders = [getattr(error, "headers", None), getattr(response, "headers", None)]
+    holders += [_part(error, "ResponseMetadata").get("HTTPHeaders")]
+    for headers in holders:
+        get = getattr(headers, "get", lambda name: None)
+        value = get("Retry-After") or get("retry-after")
         if value is not None:
             return parse_retry_after(str(value))
     return 0.0
@@ -113,9 +185,6 @@ def parse_retry_after(value: str) -> float:
 
 
 def _names(error: BaseException) -> set[str]:
-    names = set()
-    for kind in type(error).__mro__:
-        names.add(f"{kind.__module__}.{kind.__qualname__}")
-        # Private submodules vary between versions: the package counts.
-        names.add(f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}")
-    return names
+    # Submodules vary between versions: the package counts.
+    kinds = type(error).__mro__
+    return {f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}" for kind in kinds}

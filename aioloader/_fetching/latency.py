@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import deque
+from threading import Lock
 from typing import final
 
 __all__ = ["Latency"]
@@ -14,7 +15,7 @@ __all__ = ["Latency"]
 class Latency:
     """The last ``window`` seconds added, in order of age and of size.
 
-    Adding costs one insertion into a short sorted list, about a microsecond.
+    Adding costs one insertion into a short sorted list, about a microsecond. Any thread may.
 
     >>> latency = Latency(window=4)
     >>> for seconds in (9.0, 1.0, 2.0, 3.0, 4.0):
@@ -23,25 +24,28 @@ class Latency:
     (4, 2.0, 4.0)
     """
 
-    __slots__ = ("_aged", "_sorted", "_window")
+    __slots__ = ("_aged", "_lock", "_sorted", "_window")
 
     def __init__(self, window: int = 1024) -> None:
         self._window = window
         self._aged: deque[float] = deque()
         self._sorted: list[float] = []
+        self._lock = Lock()
 
     def __len__(self) -> int:
         return len(self._sorted)
 
     def add(self, seconds: float) -> None:
         """Add one, and forget the oldest where there are too many."""
-        self._aged.append(seconds)
-        insort(self._sorted, seconds)
-        if len(self._aged) > self._window:
-            del self._sorted[bisect_left(self._sorted, self._aged.popleft())]
+        with self._lock:
+            self._aged.append(seconds)
+            insort(self._sorted, seconds)
+            if len(self._aged) > self._window:
+                del self._sorted[bisect_left(self._sorted, self._aged.popleft())]
 
     def quantile(self, share: float) -> float:
         """Return the smallest that at least ``share`` of them do not exceed; 0.0 for none."""
-        if not self._sorted:
-            return 0.0
-        return self._sorted[max(math.ceil(share * len(self._sorted)) - 1, 0)]
+        with self._lock:
+            if not self._sorted:
+                return 0.0
+            return self._sorted[max(math.ceil(share * len(self._sorted)) - 1, 0)]
