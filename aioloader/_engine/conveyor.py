@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, final
 
@@ -77,7 +78,9 @@ class Conveyor(Generic[K, V]):
         self._belt: deque[Outcome[K, V]] = deque()
         self._group: TaskGroup | None = None
         self._feeding: anyio.CancelScope | None = None
-        self._change = anyio.Event()
+        self._change: anyio.Event | None = None
+        self._begun: deque[Outcome[K, V]] = deque()
+        self._idle: list[asyncio.Future[None]] = []
         self._exhausted = False
         self.loading = 0
         self.failure: Exception | None = None
@@ -104,6 +107,7 @@ class Conveyor(Generic[K, V]):
                 outcome.value = None
                 outcome.permit.release()
             self._belt.clear()
+            self._begun.clear()
             self._changed()
 
     @property
@@ -124,6 +128,8 @@ class Conveyor(Generic[K, V]):
 
     async def changed(self) -> None:
         """Wait until something has happened on the belt."""
+        if self._change is None:
+            self._change = anyio.Event()
         await self._change.wait()
 
     def stop_feeding(self) -> None:
@@ -146,7 +152,7 @@ class Conveyor(Generic[K, V]):
                     if self._ordered:
                         self._belt.append(outcome)
                     self.loading += 1
-                    group.start_soon(later(self._run), outcome)
+                    self._begin(group, outcome)
                     # While this waits for the next permit it must not hold the last batch.
                     del outcome, permit
         except Exception as error:  # in the tickets or the gate: no more will come
@@ -154,6 +160,25 @@ class Conveyor(Generic[K, V]):
         finally:
             self._exhausted = True
             self._changed()
+
+    def _begin(self, group: TaskGroup, outcome: Outcome[K, V]) -> None:
+        # To start a task costs more than all else that is done here for a batch.
+        self._begun.append(outcome)
+        while self._idle:
+            turn = self._idle.pop()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        group.start_soon(later(self._serve))
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            while self._begun:
+                await self._run(self._begun.popleft())
+            turn: asyncio.Future[None] = loop.create_future()
+            self._idle.append(turn)
+            await turn
 
     async def _run(self, outcome: Outcome[K, V]) -> None:
         try:
@@ -172,8 +197,9 @@ class Conveyor(Generic[K, V]):
         self._changed()
 
     def _changed(self) -> None:
-        change, self._change = self._change, anyio.Event()
-        change.set()
+        change, self._change = self._change, None
+        if change is not None:
+            change.set()
 
 
 async def _draw(tickets: Iterator[K]) -> K | None:

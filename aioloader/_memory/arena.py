@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import functools
+import threading
 import weakref
 from collections import deque
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
-
-import anyio
 
 from aioloader._audit import FreeSlots, current
 from aioloader._memory.layout import layout_bytes, take_rows, view
@@ -133,7 +132,9 @@ class Arena:
         self._lease_type = _lease_type(self._slot_bytes)
         self._free = deque(range(depth)) if (audit := current()) is None else self._audited(audit)
         self._loop = asyncio.get_running_loop()
-        self._waiter: anyio.Event | None = None
+        self._thread = threading.get_ident()
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._wait_seconds = _FIRST_WAIT_SECONDS
 
     def __repr__(self) -> str:
@@ -155,24 +156,34 @@ class Arena:
 
     async def acquire(self, layout_key: int, rows: int) -> ArenaSlot:
         """Wait for a free slot and lend it, laid out for ``rows`` rows of one of the layouts."""
-        self._wait_seconds = _FIRST_WAIT_SECONDS
         while not self._free:
-            self._reclaim()
-            self._waiter = anyio.Event()
-            timer = self._loop.call_later(self._wait_seconds, self._waiter.set)
+            self._waiter = self._loop.create_future()
+            self.kick()
             try:
-                await self._waiter.wait()
+                await self._waiter
             finally:
-                timer.cancel()
                 self._waiter = None
-            self._wait_seconds = min(self._wait_seconds * 2, _LAST_WAIT_SECONDS)
+                self._stop_timer()
         return self._lend(self._free.popleft(), layout_key, rows)
 
     def kick(self) -> None:
         """Look at once for slots that have become free: the consumer has just moved on."""
-        if self._waiter is not None:
-            self._wait_seconds = _FIRST_WAIT_SECONDS
-            self._reclaim()
+        self._wait_seconds = _FIRST_WAIT_SECONDS
+        self._look()
+
+    def _look(self) -> None:
+        # By a timer, and not by the feeder: a task that is woken costs as much as ten looks.
+        if self._waiter is None:
+            return
+        self._stop_timer()
+        self._reclaim()
+        self._timer = self._loop.call_later(self._wait_seconds, self._look)
+        self._wait_seconds = min(self._wait_seconds * 2, _LAST_WAIT_SECONDS)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def close(self) -> None:
         """Give the segment back; slots still on loan keep their memory until they end."""
@@ -208,15 +219,17 @@ class Arena:
 
     def _ended(self, index: int) -> None:
         # Runs wherever the last reference died: on any thread, inside any statement.
+        here = threading.get_ident() == self._thread  # then the loop need not be woken
+        call_soon = self._loop.call_soon if here else self._loop.call_soon_threadsafe
         try:
-            self._loop.call_soon_threadsafe(self._give, index)
+            call_soon(self._give, index)
         except RuntimeError:  # the loop is closed, and nobody waits for slots any more
             return
 
     def _give(self, index: int) -> None:
         self._free.append(index)
-        if self._waiter is not None:
-            self._waiter.set()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 @functools.lru_cache(64)
