@@ -55,6 +55,7 @@ class Fetch(Generic[K, P]):
             retries by itself, switch that off.
         policy: How often, how long and how many at once.
         name: Returns what messages call an item; its ``repr``, without credentials of URLs.
+        local: Returns what is at hand of an item, or None; asked first, beyond all limits.
 
     Raises:
         TypeError: ``function`` is no coroutine function, or ``policy`` no `FetchPolicy`.
@@ -66,6 +67,7 @@ class Fetch(Generic[K, P]):
         policy: FetchPolicy | None = None,
         *,
         name: Callable[[K], str] = repr,
+        local: Callable[[K], Awaitable[P | None]] | None = None,
     ) -> None:
         if not _is_coroutine_function(function):
             raise TypeError(f"function={function!r} must be a coroutine function (`async def`)")
@@ -74,6 +76,7 @@ class Fetch(Generic[K, P]):
         self._function = function
         self.policy = policy or FetchPolicy()
         self._name = name
+        self._local = local
         self.counts = Counts()
         self._lanes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Lane] = WeakKeyDictionary()
 
@@ -83,7 +86,7 @@ class Fetch(Generic[K, P]):
         return f"<Fetch of {name}: {figures.in_flight} in flight, {figures.fetched} fetched>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self._function, self.policy, self._name)
+        return _rebuild, (self._function, self.policy, self._name, self._local)
 
     async def __call__(self, item: K) -> P:
         """Fetch ``item``; raises `FetchError` when that is given up."""
@@ -133,6 +136,9 @@ class Fetch(Generic[K, P]):
             flight.land()
 
     async def _fetch(self, lane: _Lane, item: K) -> P:
+        if self._local is not None and (kept := await self._local(item)) is not None:
+            self.counts.local += 1
+            return kept
         await lane.gate.enter()
         started = time.monotonic()
         run = _Run(self, lane, item, started)
@@ -348,5 +354,5 @@ def _is_coroutine_function(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
 
 
-def _rebuild(function: Any, policy: FetchPolicy, name: Any) -> Fetch[Any, Any]:
-    return Fetch(function, policy, name=name)
+def _rebuild(function: Any, policy: FetchPolicy, name: Any, local: Any) -> Fetch[Any, Any]:
+    return Fetch(function, policy, name=name, local=local)
