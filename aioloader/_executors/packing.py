@@ -99,7 +99,7 @@ def _culprit(part: Part) -> tuple[int, object]:
 def _is_bulky(item: object, levels: int = 4) -> bool:
     if isinstance(item, bytes | bytearray):
         return len(item) >= _BULKY_BYTES
-    if isinstance(item, np.ndarray):
+    if isinstance(item, np.ndarray | memoryview):
         return item.nbytes >= _BULKY_BYTES
     if isinstance(item, tuple | list):
         return levels > 0 and any(_is_bulky(part, levels - 1) for part in item[:8])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copyreg
 import io
 import mmap
 import os
 import pickle
 import socket
 import struct
+from collections import ChainMap
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
@@ -61,18 +63,18 @@ class Message:
 def encode(value: object, tag: int = 0, *, bulky: bool = False) -> Message:
     """Encode ``value`` under ``tag``; say ``bulky`` where large bytes or arrays are likely.
 
-    Those are then not copied through pickle, which would hold the GIL meanwhile. Falls back
-    on cloudpickle, so that lambdas and what ``__main__`` defines travel too. Raises whatever
-    pickling raises.
+    Those are then not copied through pickle, which would hold the GIL meanwhile. A
+    ``memoryview`` of any size arrives as one that is read-only. Falls back on cloudpickle, so
+    that lambdas and what ``__main__`` defines travel too. Raises whatever pickling raises.
     """
     if not bulky:
         try:
             plain = pickle.dumps(value, 5)
-        except Exception:
-            plain = _MAIN
+        except Exception:  # views are for the picklers below, and lambdas too
+            plain = b""
         if _MAIN in plain:
             plain = cloudpickle.dumps(value, 5)
-        if len(plain) <= INLINE_BYTES:
+        if 0 < len(plain) <= INLINE_BYTES:
             return Message(_TAG.pack(_MARK_INLINE, tag) + plain, None, len(plain))
     try:
         head, buffers = _dump(_Pickler, value)
@@ -107,7 +109,7 @@ def tag_of(packet: bytes) -> int:
 
 
 def decode(packet: bytes, descriptor: int | None) -> Any:
-    """Decode a packet; arrays of a large message lie in its memory, and keep it."""
+    """Decode a packet; arrays and views of a large message lie in its memory, and keep it."""
     if packet[0] == _MARK_INLINE:
         return pickle.loads(memoryview(packet)[_TAG.size :])
     assert descriptor is not None
@@ -146,29 +148,48 @@ def _dump(pickler: type[pickle.Pickler], value: object) -> tuple[bytes, list[mem
 
 
 class _Apart:
-    """Lets large ``bytes`` travel beside the pickle: pickle itself would copy them into it."""
+    """Lets large ``bytes`` and views travel beside the pickle: it would have copies of them."""
 
     apart: list[memoryview]
 
-    def persistent_id(self, obj: object) -> int | None:
+    def persistent_id(self, obj: object) -> object:
         if type(obj) is bytes and len(obj) >= _APART_BYTES:
             self.apart.append(memoryview(obj))
             return len(self.apart) - 1
+        if type(obj) is memoryview and obj.nbytes >= _APART_BYTES and obj.c_contiguous:
+            self.apart.append(obj.cast("B"))
+            return len(self.apart) - 1, obj.format, obj.shape
         return None
 
 
+def _view(content: bytes | memoryview, format_: str, shape: tuple[int, ...]) -> memoryview:
+    """Return a view of bytes as a view was of others."""
+    view = memoryview(content).toreadonly()
+    is_plain = format_ == "B" and len(shape) == 1
+    return view if is_plain else view.cast(format_, shape)  # type: ignore[call-overload]
+
+
+def _reduce_view(view: memoryview) -> tuple[Any, ...]:
+    return _view, (view.tobytes(), view.format, view.shape)
+
+
+_VIEWS: dict[Any, Any] = {memoryview: _reduce_view}
+_TABLE: Any = ChainMap(_VIEWS, copyreg.dispatch_table)  # type: ignore[arg-type]
+_CLOUD_TABLE: Any = ChainMap(_VIEWS, cloudpickle.Pickler.dispatch_table)
+
+
 class _Pickler(_Apart, pickle.Pickler):
-    pass
+    dispatch_table = _TABLE
 
 
 class _CloudPickler(_Apart, cloudpickle.Pickler):  # type: ignore[misc]
-    pass
+    dispatch_table = _CLOUD_TABLE
 
 
 class _Apartments:
     """The buffers beside a pickle, in the order in which it asks for them.
 
-    Bytes are asked for by number and arrays' buffers one after another, from one list.
+    Bytes and views are asked for by number, arrays' buffers one after another, from one list.
     """
 
     def __init__(self, buffers: list[memoryview]) -> None:
@@ -182,9 +203,9 @@ class _Apartments:
         self._next += 1
         return self._buffers[self._next - 1]
 
-    def take(self, number: int) -> bytes:
+    def take(self, number: int) -> memoryview:
         self._next = number + 1
-        return bytes(self._buffers[number])
+        return self._buffers[number]
 
 
 class _Unpickler(pickle.Unpickler):
@@ -192,8 +213,11 @@ class _Unpickler(pickle.Unpickler):
         self._apartments = _Apartments(buffers)
         super().__init__(head, buffers=self._apartments)
 
-    def persistent_load(self, number: Any) -> bytes:
-        return self._apartments.take(number)
+    def persistent_load(self, pid: Any) -> bytes | memoryview:
+        if isinstance(pid, tuple):
+            number, format_, shape = pid
+            return _view(self._apartments.take(number), format_, shape)
+        return bytes(self._apartments.take(pid))
 
 
 def _parcel(tag: int, head: bytes, buffers: Sequence[memoryview]) -> Message:

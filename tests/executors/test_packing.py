@@ -47,6 +47,20 @@ class Gate:
         return int, (5,)
 
 
+async def test_large_views_are_packed_off_the_loop() -> None:
+    """Anywhere in an item."""
+    view = memoryview(bytes(9000))
+    for item in (view, {"jpg": view}, (1, [view])):
+        WhereItIsPickled.seen.clear()
+        packer = Packer()
+        for message in await packer.pack([1, 2], parts_of([item, WhereItIsPickled()])):
+            assert message.packet
+            message.close()
+        assert WhereItIsPickled.seen
+        assert threading.get_ident() not in WhereItIsPickled.seen
+        packer.close()
+
+
 @pytest.mark.parametrize("payload", [b"x", bytes(50_000)], ids=["small", "large"])
 async def test_each_part_becomes_the_message_of_its_number(payload: bytes) -> None:
     packer = Packer()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 import pickle
 import socket
@@ -102,6 +103,7 @@ leaves = (
     | st.text(max_size=5)
     | st.sampled_from([0, 10, 8191, 8192, 40_000, 300_000]).map(patterned)
     | st.sampled_from([0, 10, 8191, 8192, 40_000, 300_000]).map(lambda n: bytearray(patterned(n)))
+    | st.sampled_from([0, 10, 8191, 8192, 40_000]).map(lambda n: memoryview(patterned(n)))
     | st.sampled_from([0, 3, 1024, 1025, 5000, 40_000]).map(lambda n: np.arange(n, dtype="int64"))
 )
 values = st.recursive(
@@ -184,6 +186,67 @@ def test_received_arrays_are_aligned(dtype: str) -> None:
     value = [(np.zeros(5001 * n, "uint8"), patterned(9001), np.ones(3000, dtype)) for n in (2, 3)]
     aligned = [array.flags.aligned for _, _, array in through(value, bulky=True)]
     assert aligned == [True, True]
+
+
+# Views --------------------------------------------------------------------------------------------
+
+
+@bulky_or_not
+@pytest.mark.parametrize("size", EDGES)
+def test_views_arrive_as_views_that_are_read_only(size: int, bulky: bool) -> None:
+    """Of whatever they are; large and small, and wherever they lie."""
+    data = patterned(size)
+    for view in (
+        memoryview(data),
+        memoryview(bytearray(data)),
+        memoryview(b"1" + data + b"2")[1:-1],
+    ):
+        for value in (view, (view, data, view), {"jpg": view, "n": 3}, [{"a": (view, None)}]):
+            received = through(value, bulky=bulky)
+            assert same(received, value)
+        received = through([view], bulky=bulky)[0]
+        assert received.readonly
+        with pytest.raises(TypeError):
+            received[:1] = b"x"
+
+
+@bulky_or_not
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(5000, dtype="float64").reshape(50, 100),
+        np.arange(12, dtype="int16"),
+        np.arange(50_000, dtype="uint8")[::3],
+        np.arange(5000, dtype="float64").reshape(50, 100).T,
+        np.arange(3, dtype="uint8")[:0],
+        np.ones(3, "bool"),
+    ],
+    ids=lambda array: f"{array.dtype}-{array.shape}",
+)
+def test_views_keep_their_form(array: Any, bulky: bool) -> None:
+    """Elements and shape; those with gaps arrive without."""
+    received = through(memoryview(array), bulky=bulky)
+    assert (received.format, received.shape) == (memoryview(array).format, array.shape)
+    assert received.tolist() == array.tolist()
+
+
+def test_large_views_lie_in_the_message_and_keep_it() -> None:
+    """They are not copied on the way out of it."""
+    received = [
+        through({"x": memoryview(patterned(BULK_BYTES))}, bulky=True)["x"] for _ in range(3)
+    ]
+    gc.collect()
+    assert all(view == patterned(BULK_BYTES) for view in received)
+    assert all(isinstance(view.obj, mmap.mmap) for view in received)
+
+
+def test_views_in_what_only_cloudpickle_can_name() -> None:
+    view = memoryview(patterned(50_000))
+    function, other = through((lambda: 5, view), bulky=True)
+    assert (function(), other) == (5, view)
+    small = memoryview(b"abc")
+    function, other = through((lambda: 5, small))
+    assert (function(), other, type(other)) == (5, small, memoryview)
 
 
 # How it goes through ------------------------------------------------------------------------------
