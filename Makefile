@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+TEST_PROCESSES ?= 2
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 CHAOS ?= random
@@ -27,8 +28,8 @@ TYPES := $(if $(wildcard tests/test_typing.py),,types)
 demo: $(INSTALLED) ## Train a small model; Ctrl-C saves it, DEMO_ARGS=--resume goes on
 	@$(RUN) examples/train_bytes.py $(DEMO_ARGS)
 
-test: lint $(TYPES) ## Run the linter, the type checker and the tests (PYTEST_ARGS=...)
-	$(RUN) -m pytest $(PYTEST_ARGS)
+test: lint $(TYPES) ## Run the linter, the type checker and the tests (PYTEST_ARGS=..., TEST_PROCESSES=0)
+	$(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(INSTALLED) ## Check the code with ruff
 	$(RUN) -m ruff check .
