@@ -174,7 +174,7 @@ def _reduce_view(view: memoryview) -> tuple[Any, ...]:
 
 
 _VIEWS: dict[Any, Any] = {memoryview: _reduce_view}
-_TABLE: Any = ChainMap(_VIEWS, copyreg.dispatch_table)  # type: ignore[arg-type]
+_TABLE: Any = ChainMap(_VIEWS, copyreg.dispatch_table)
 _CLOUD_TABLE: Any = ChainMap(_VIEWS, cloudpickle.Pickler.dispatch_table)
 
 
