@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from aioloader._datasets.base import Dataset, require_seed
 from aioloader._datasets.bins import PackingPlan
-from aioloader._datasets.combining import Interleaving, Zipping
+from aioloader._datasets.combining import Zipping
 from aioloader._datasets.extents import Limiting, Repeating
 from aioloader._datasets.flattening import FlatMapping
+from aioloader._datasets.interleaving import Buffers, Interleaving
 from aioloader._datasets.iter_dataset import IterDataset, StagedIterDataset
 from aioloader._datasets.packing import Packing
 from aioloader._datasets.rebatching import Rebatching
@@ -72,12 +73,13 @@ class InterleaveIterDataset(StagedIterDataset[T]):
     Args:
         datasets: The datasets, or a `MapDataset` of datasets, such as
             ``MapDataset.source(paths).map(open_dataset)``, whose elements are made as they are
-            needed: the first ``cycle_length`` when iteration begins. Workers of
-            `IterDataset.mp_prefetch` have no part in those; call it for each.
+            needed: the first ``cycle_length`` when iteration begins. `IterDataset.mp_prefetch`
+            divides its workers among those in use, and starts them anew for each.
         cycle_length: How many are in use at once.
-        num_make_iter_threads: Accepted; datasets are opened where they are needed.
-        make_iter_buffer_size: Likewise.
-        iter_buffer_size: Likewise; how far a dataset reads ahead its own options say.
+        num_make_iter_threads: How many threads open datasets of a `MapDataset` of datasets.
+        make_iter_buffer_size: How many of those are opened before their turn.
+        iter_buffer_size: How many elements of each dataset in use are made ahead: of an
+            `IterDataset` beyond what it does on its own, by a task, and from 2 on.
     """
 
     def __init__(
@@ -90,11 +92,17 @@ class InterleaveIterDataset(StagedIterDataset[T]):
         iter_buffer_size: int = 1,
     ) -> None:
         length = whole_number("cycle_length", cycle_length, at_least=1)
+        buffers = Buffers(
+            whole_number("num_make_iter_threads", num_make_iter_threads, at_least=0),
+            whole_number("make_iter_buffer_size", make_iter_buffer_size, at_least=0),
+            whole_number("iter_buffer_size", iter_buffer_size, at_least=0),
+        )
         if isinstance(datasets, Dataset):
-            super().__init__(Interleaving(length, datasets), ())
+            super().__init__(Interleaving(length, buffers, datasets), ())
         else:
-            parts = [part.to_iter_dataset() if _has_index(part) else part for part in datasets]
-            super().__init__(Interleaving(length), _checked("datasets", parts))
+            options = buffers.read_options
+            parts = [p.to_iter_dataset(options) if _has_index(p) else p for p in datasets]
+            super().__init__(Interleaving(length, buffers), _checked("datasets", parts))
 
 
 @final

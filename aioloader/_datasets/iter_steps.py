@@ -238,12 +238,15 @@ class AheadIterator(DatasetIterator[T]):
         begin: Callable[[], DatasetIterator[Any]],
         call: Callable[[int, Any], Awaitable[Any]],
         key: str | None = None,
+        *,
+        width: int | None = None,
     ) -> None:
         super().__init__(begin())
         self._loop_safe = True
         self._make_parent = begin
         self._call = call
         self._key = key
+        self._width = width
         self._count = 0
         self._position: dict[str, Any] | None = None
 
@@ -289,7 +292,8 @@ class AheadIterator(DatasetIterator[T]):
             return call(*drawn)
 
         options = self._read_options or _NEVER_SAID
-        self._ahead = Ahead(loop, draw, begin, options.num_threads, Room(options))
+        width = options.num_threads if self._width is None else self._width
+        self._ahead = Ahead(loop, draw, begin, width, Room(options))
         return self._ahead
 
     def _drop(self) -> None:

@@ -16,11 +16,12 @@ _log = logging.getLogger("aioloader")
 class ReadOptions:
     """How the elements of a `MapDataset` are read ahead of their use.
 
-    Up to ``num_threads`` elements are made at once, by threads or, where the pipeline has
-    coroutine functions, by that many tasks; up to ``prefetch_buffer_size`` elements that
-    together keep about ``prefetch_buffer_bytes`` are under way or ready. If any of the three
-    is zero, nothing is read ahead: elements are made when they are asked for. The order of
-    elements does not depend on any of it.
+    Up to ``num_threads`` elements are made at once, by threads. Where the pipeline has coroutine
+    functions, that is how many calls of those are awaited at once, and how many threads call its
+    plain functions meanwhile. Up to ``prefetch_buffer_size`` elements that together keep about
+    ``prefetch_buffer_bytes`` are under way or ready. If any of the three is zero, nothing is
+    read ahead: elements are made when they are asked for. The order of elements does not depend
+    on any of it.
     """
 
     num_threads: int = 16

@@ -51,7 +51,7 @@ class Reading:
             return await dataset._aget(index, run)
 
         iterator: DatasetIterator[Any] = AheadIterator(
-            lambda: _Positions(dataset, self.options), get
+            lambda: _Positions(dataset, self.options), get, width=_width(run.count)
         )
         if self.allow_nones:
             return iterator
@@ -59,6 +59,11 @@ class Reading:
 
     def __repr__(self) -> str:
         return f"to_iter_dataset({'allow_nones=True' if self.allow_nones else ''})"
+
+
+def _width(count: int) -> int:
+    # An element that is in a thread leaves its turn to await something to another one.
+    return 2 * count if count > 1 else 1
 
 
 class _Indexed(DatasetIterator[T]):

@@ -21,7 +21,7 @@ class Runs:
     """Runs functions of the user's for the loop: up to ``count`` threads, and as many tasks."""
 
     def __init__(self, count: int) -> None:
-        self._count = count
+        self.count = count
         self._hands = Hands(count, "aioloader-read")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._free = asyncio.Semaphore(count)
@@ -46,7 +46,7 @@ class Runs:
         """Await a coroutine function."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
-            self._loop, self._free = loop, asyncio.Semaphore(self._count)
+            self._loop, self._free = loop, asyncio.Semaphore(self.count)
         async with self._free:
             return await function(*args)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 from aioloader._datasets.filtering import Removals
@@ -17,6 +17,7 @@ from aioloader._datasets.worker_recipe import Recipe, Startup, is_counting, spli
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from aioloader._datasets.interleaving import Interleaving
     from aioloader._datasets.iter_stages import Stage
     from aioloader._datasets.iterators import DatasetIterator
     from aioloader._datasets.options import DatasetOptions, MultiprocessingOptions
@@ -35,7 +36,9 @@ def prefetch_in_workers(
     stages make of each element by itself. Stages from the first one on that depends on other
     elements (batches, filters and what counts after them, mixtures) stay in the program, so
     that nothing depends on who works. Several such datasets share the workers; where there are
-    more of them than workers, the last ones stay in the program, too.
+    more of them than workers, the last ones stay in the program, too. Of datasets that are
+    opened one after the other (see `InterleaveIterDataset`) each has workers of its own while
+    it is in use, as many as it can have of all.
 
     Workers start with the first element that is asked for, and are kept for the next iterator.
     They end with `DatasetIterator.close`, and with the dataset.
@@ -54,29 +57,34 @@ class _InWorkers:
         dataset: Any,
         options: MultiprocessingOptions,
         worker_init_fn: Callable[[int, int], None] | None,
+        place: tuple[int, int] | None = None,
     ) -> None:
-        self._arguments = (dataset, options, worker_init_fn)
+        self._arguments = (dataset, options, worker_init_fn, place)
         self._options = options
         lines: list[_Line] = []
-        self._plan = _plan(dataset, lines)
-        self._has_work = bool(lines) or _reads(dataset)
+        lazy: list[_Opening] = []
+        self.plan = _plan(dataset, lines, lazy)
+        self.has_work = bool(lines or lazy) or _reads(dataset)
+        before, total = place or (0, options.num_workers)
         count = min(len(lines), options.num_workers)  # others are made in the program
         share, more = divmod(options.num_workers, max(count, 1))
         numbers = [share + (k < more) for k in range(count)]
         for k, (line, number) in enumerate(zip(lines, numbers, strict=False)):
             startup = None
             if worker_init_fn is not None:
-                startup = Startup(worker_init_fn, sum(numbers[:k]), sum(numbers))
+                startup = Startup(worker_init_fn, before + sum(numbers[:k]), total)
             line.hire(Manning(number, options.per_worker_buffer_size, startup))
+        for opening in lazy[: not lines]:
+            opening.hire(options, worker_init_fn, before, total)
 
     def begin(self, parents: Sequence[Any]) -> DatasetIterator[Any]:
         """Return an iterator; workers begin when it is first asked for an element."""
-        if not self._has_work and self._options.num_workers > 1:
+        if not self.has_work and self._options.num_workers > 1:
             raise ValueError(
                 f"Cannot slice `IterDataset` source {self._arguments[0]!r}: several workers need "
                 "a MapDataset to share, whose elements have an index"
             )
-        return self._plan.begin()
+        return self.plan.begin()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _InWorkers, self._arguments
@@ -91,14 +99,17 @@ class _Plan(Protocol):
     def begin(self) -> DatasetIterator[Any]: ...
 
 
-def _plan(dataset: Any, lines: list[_Line]) -> _Plan:
+def _plan(dataset: Any, lines: list[_Line], lazy: list[_Opening]) -> _Plan:
     line = _line(dataset)
     if line is not None:
         lines.append(line)
         return line
+    if getattr(_stage(dataset), "lazy", None) is not None:
+        lazy.append(_Opening(_stage(dataset)))
+        return lazy[-1]
     if not dataset._parents or _is_reading(dataset) or isinstance(_stage(dataset), _InWorkers):
         return _AsItIs(dataset)
-    return _Inner(dataset, tuple(_plan(parent, lines) for parent in dataset._parents))
+    return _Inner(dataset, tuple(_plan(parent, lines, lazy) for parent in dataset._parents))
 
 
 def _stage(dataset: Any) -> Any:
@@ -151,6 +162,40 @@ class _StandIn:
 
     def __iter__(self) -> Iterator[Any]:
         return self._plan.begin()
+
+
+@final
+class _Opening:
+    """Datasets that are opened one after the other, in the places of a cycle."""
+
+    def __init__(self, stage: Interleaving) -> None:
+        self._stage = stage
+
+    def hire(
+        self,
+        options: MultiprocessingOptions,
+        worker_init_fn: Callable[[int, int], None] | None,
+        before: int,
+        total: int,
+    ) -> None:
+        """Divide workers among the places; those that get none do without."""
+        places = min(self._stage.cycle_length, options.num_workers)
+        share, more = divmod(options.num_workers, places)
+
+        def manned(seat: int, part: Any) -> Any:
+            number = share + (seat < more)
+            first = share * seat + min(seat, more)
+            if seat >= places or not hasattr(part, "_parents"):
+                return part
+            its = replace(options, num_workers=number)
+            stage = _InWorkers(part, its, worker_init_fn, (before + first, total))
+            return _StandIn(stage.plan) if stage.has_work else part
+
+        self._stage = replace(self._stage, manned=manned)
+
+    def begin(self) -> DatasetIterator[Any]:
+        """Return an iterator."""
+        return self._stage.begin(())
 
 
 @final

@@ -49,14 +49,6 @@ def test_windows_are_shuffled_as_in_grain(case: dict[str, Any]) -> None:
     assert list(shuffled) == case["expected"]
 
 
-@pytest.mark.parametrize("case", EXTRAS["interleave"], ids=str)
-def test_datasets_are_interleaved_as_in_grain(case: dict[str, Any]) -> None:
-    """Whichever of them end first, or are empty."""
-    parts = [MapDataset.range(10 * k, 10 * k + n) for k, n in enumerate(case["lengths"])]
-    interleaved = InterleaveIterDataset(parts, cycle_length=case["cycle_length"])
-    assert check_walks(interleaved) == case["expected"]
-
-
 def test_each_walk_through_windows_is_the_same() -> None:
     """With the parent's errors in it, too, which come once and lose nothing."""
     shuffled = failing(11, 2, 3, 9).pipe(WindowShuffleIterDataset, window_size=4, seed=1)
@@ -110,38 +102,6 @@ def test_a_zip_that_has_ended_has_ended() -> None:
     """Whatever the longer dataset would have had, an error or not."""
     zipped = ZipIterDataset([failing(9, 3), numbers(2)], strict=False)
     assert len(check_walks(zipped)) == 2
-
-
-def test_datasets_are_opened_when_their_turn_comes() -> None:
-    """A `MapDataset` of datasets is asked for no more than are in use."""
-    opened: list[int] = []
-
-    def make(k: int) -> IterDataset[int]:
-        opened.append(k)
-        return numbers(10 * k, 10 * k + 2)
-
-    interleaved = InterleaveIterDataset(MapDataset.range(5).map(make), cycle_length=2)
-    iterator = iter(interleaved)
-    assert opened == [0, 1]
-    assert walk(iterator, 4) == [0, 10, 1, 11]
-    assert opened == [0, 1]
-    assert walk(iterator) == [20, 30, 21, 31, 40, 41]
-    assert check_walks(interleaved)[:4] == [0, 10, 1, 11]
-
-
-def test_interleaving_goes_on_behind_an_error() -> None:
-    """With the dataset whose turn it is; the note says which one it was."""
-    parts = [failing(4, 1), numbers(10, 13)]
-    interleaved = InterleaveIterDataset(parts, cycle_length=2)
-    assert check_walks(interleaved) == [0, 10, ("ValueError", "no 1"), 11, 2, 12, 3]
-    iterator = iter(interleaved)
-    walk(iterator, 2)
-    with pytest.raises(ValueError, match="no 1") as caught:
-        next(iterator)
-    assert "in datasets[0] of interleave" in caught.value.__notes__
-    assert list(InterleaveIterDataset([], cycle_length=3)) == []
-    with pytest.raises(TypeError, match="datasets must be an IterDataset, got 3"):
-        InterleaveIterDataset([3], cycle_length=2)
 
 
 def test_a_dataset_is_repeated() -> None:

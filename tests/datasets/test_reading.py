@@ -140,3 +140,30 @@ def test_start_prefetch_begins_without_a_loop_too() -> None:
     iterator.start_prefetch()
     assert begun.wait(20)
     assert list(iterator) == list(range(9)) == calls
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+async def test_elements_in_threads_keep_no_others_from_being_awaited(threads: int) -> None:
+    """So that decoding one does not delay the request for another; with one thread it does."""
+    held, awaited = threading.Event(), 0
+
+    async def fetch(index: int) -> int:
+        nonlocal awaited
+        awaited += 1
+        return index
+
+    def decode(index: int) -> int:
+        if index >= threads:
+            held.wait()
+        return index
+
+    dataset = MapDataset.range(20).map(fetch).map(decode)
+    options = ReadOptions(num_threads=threads, prefetch_buffer_size=12)
+    async with aiter(dataset.to_iter_dataset(options)) as iterator:
+        assert await anext(iterator) == 0
+        try:
+            await until(lambda: awaited >= (2 if threads == 1 else 3 * threads))
+            assert awaited == (2 if threads == 1 else 3 * threads)
+        finally:
+            held.set()
+        assert [x async for x in iterator] == list(range(1, 20))
