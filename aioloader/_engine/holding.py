@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Held"]
 
-_FIRST_GUESS = 4 * 1024 * 1024
+_FIRST_GUESS = 1024 * 1024
 _WEIGHT = 1 / 16
 
 

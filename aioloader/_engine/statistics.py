@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, final
 
 if TYPE_CHECKING:
     from aioloader._caches.disk import CacheCounts
+    from aioloader._fetching.statistics import FetchStatistics
 
 __all__ = ["Bound", "LoaderStatistics", "Meter", "verdict"]
 
@@ -28,7 +29,8 @@ class LoaderStatistics:
     ran at once: ``load_seconds`` of two workers grow twice as fast as the clock.
     ``cache`` counts what the groups' caches on disk had, and had not.
     ``wait_seconds`` is what the consumer spent waiting, ``idle_share`` its share of the time
-    since the first batch was delivered. ``bound_by`` names what to improve first.
+    since the first batch was delivered. ``bound_by`` names what to improve first. ``fetch``
+    is what the loader's `Fetch` has done, in earlier runs too; None where it has none.
     """
 
     waiting: int
@@ -51,6 +53,7 @@ class LoaderStatistics:
     worker_deaths: int
     bound_by: Bound
     cache: CacheCounts
+    fetch: FetchStatistics | None = None
 
 
 @final

@@ -393,7 +393,7 @@ class Loader(Generic[D]):
         """Return a snapshot of what this run has done and waits for."""
         counts = (0, 0, 0, 0) if self._running is None else self._running.counts
         deaths = getattr(self._executor, "worker_deaths", 0)
-        return summarize(self._meter, counts, deaths, self._caches.counts)
+        return summarize(self._meter, counts, deaths, self._caches.counts, self._fetch)
 
 
 Dataloader = Loader

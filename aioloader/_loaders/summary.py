@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aioloader._engine.statistics import LoaderStatistics, Meter
+from aioloader._fetching.fetch import Fetch
 
 if TYPE_CHECKING:
     from aioloader._caches.disk import CacheCounts
@@ -13,7 +14,11 @@ __all__ = ["summarize"]
 
 
 def summarize(
-    meter: Meter, counts: tuple[int, int, int, int], worker_deaths: int, cache: CacheCounts
+    meter: Meter,
+    counts: tuple[int, int, int, int],
+    worker_deaths: int,
+    cache: CacheCounts,
+    fetch: object = None,
 ) -> LoaderStatistics:
     """Return a frozen snapshot."""
     waiting, loading, ready, on_loan = counts
@@ -39,4 +44,5 @@ def summarize(
         worker_deaths=worker_deaths,
         bound_by=meter.bound_by,
         cache=cache,
+        fetch=fetch.statistics() if isinstance(fetch, Fetch) else None,
     )

@@ -109,7 +109,7 @@ async def test_a_turn_in_the_moment_of_a_cancellation_is_passed_on(cancelled_fir
 
 async def test_payloads_of_unknown_size_begin_with_a_few() -> None:
     """A hundred of a gigabyte each would not fit; the first one tells."""
-    held = Held(64 * 1024 * 1024)
+    held = Held(16 * 1024 * 1024)
     begun: list[int] = []
     go = asyncio.Event()
 

@@ -36,6 +36,7 @@ async def test_a_loader_that_has_not_run_has_done_nothing() -> None:
     """All counts and seconds are zero."""
     figures = dataclasses.asdict(Loader(_load, _group()).statistics())
     assert figures.pop("bound_by") in ("fetch", "load", "place", "consumer")
+    assert figures.pop("fetch") is None
     cache = figures.pop("cache")
     assert set(figures.values()) | set(cache.values()) == {0}
 
