@@ -21,19 +21,27 @@ if TYPE_CHECKING:
     from aioloader.sources.object_store import ObjectStore
     from aioloader.sources.seam import ObjectInfo, Store
     from aioloader.sources.store import open_store
+    from aioloader.sources.tar import TarSource
+    from aioloader.sources.tar_headers import Member, ShardError, TarScan
+    from aioloader.sources.tar_index import TarIndex
 
 _HOMES = {
     "CallableStore": "adapters",
     "ChecksumMismatch": "errors",
     "FsspecStore": "adapters",
     "IndexDamaged": "errors",
+    "Member": "tar_headers",
     "ObjectChanged": "errors",
     "ObjectInfo": "seam",
     "ObjectMissing": "errors",
     "ObjectStore": "object_store",
+    "ShardError": "tar_headers",
     "ShortRead": "errors",
     "Store": "seam",
     "StoreError": "errors",
+    "TarIndex": "tar_index",
+    "TarScan": "tar_headers",
+    "TarSource": "tar",
     "open_store": "store",
 }
 
@@ -42,13 +50,18 @@ __all__ = [
     "ChecksumMismatch",
     "FsspecStore",
     "IndexDamaged",
+    "Member",
     "ObjectChanged",
     "ObjectInfo",
     "ObjectMissing",
     "ObjectStore",
+    "ShardError",
     "ShortRead",
     "Store",
     "StoreError",
+    "TarIndex",
+    "TarScan",
+    "TarSource",
     "open_store",
 ]
 
