@@ -14,11 +14,12 @@ from aioloader._fetching.fetch import Fetch
 from aioloader._fetching.policy import FetchPolicy
 from aioloader.sources.coalescing import COALESCE_GAP, COALESCE_MOST, Gatherer
 from aioloader.sources.errors import ObjectChanged
+from aioloader.sources.object_store import ObjectStore
 from aioloader.sources.pieces import require_etag, require_length
 from aioloader.sources.store import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from aioloader._fetching.statistics import FetchStatistics
     from aioloader.sources.coalescing import Span
@@ -47,10 +48,11 @@ class Ranges:
         store: Any,
         policy: FetchPolicy | None = None,
         *,
+        options: Mapping[str, Any] | None = None,
         gap: int = COALESCE_GAP,
         most: int = COALESCE_MOST,
     ) -> None:
-        self.store: Store = open_store(store)
+        self.store: Store = open_store(store, **(options or {}))
         self.owns_store = self.store is not store
         self._fetch: Fetch[_Request, Any] = Fetch(self._ask, policy, name=_described)
         self._gatherer = Gatherer(self._part, gap=gap, most=most)
@@ -93,11 +95,10 @@ class Ranges:
         """Return the figures of its requests."""
         return self._fetch.statistics()
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         """Close the store where it was opened here; it is opened anew when it is used again."""
-        close = getattr(self.store, "close", None) if self.owns_store else None
-        if close is not None:
-            close()
+        if self.owns_store and isinstance(self.store, ObjectStore):
+            await self.store.aclose()
 
     async def _part(self, request: tuple[ObjectInfo, int, int]) -> memoryview:
         info, start, stop = request

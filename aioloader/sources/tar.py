@@ -16,7 +16,7 @@ from aioloader.sources.tar_index import TarIndex, grouping
 from aioloader.sources.tar_reading import scan_shards
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from aioloader._fetching.policy import FetchPolicy
     from aioloader._fetching.statistics import FetchStatistics
@@ -64,6 +64,8 @@ class TarSource:
         group_by: ``"basename"`` (the key is a name up to the first dot of its last part), or
             a function from a file's name to its key and field, or to None where it is of no
             sample.
+        options: Passed on to obstore with a URL: credentials, an endpoint and the like. They
+            are shown nowhere, and pickled with the source.
 
     Raises:
         ValueError, TypeError: An argument is wrong; the message names it.
@@ -80,6 +82,7 @@ class TarSource:
         coalesce_gap: int = COALESCE_GAP,
         coalesce_most: int = COALESCE_MOST,
         group_by: str | Callable[[str], tuple[str, str] | None] = "basename",
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         if isinstance(index_requests, bool) or not isinstance(index_requests, int):
             raise TypeError(f"index_requests={index_requests!r} must be a whole number")
@@ -87,7 +90,7 @@ class TarSource:
             raise ValueError(f"index_requests={index_requests!r} must be 1 at least")
         grouping(group_by)
         self._shards = shards if isinstance(shards, str) else tuple(shards)
-        self._ranges = Ranges(store, policy, gap=coalesce_gap, most=coalesce_most)
+        self._ranges = Ranges(store, policy, options=options, gap=coalesce_gap, most=coalesce_most)
         self._index_requests = index_requests
         self._group_by = group_by
         self._path: Path | None = None
@@ -118,7 +121,7 @@ class TarSource:
 
     async def aclose(self) -> None:
         """Let go of connections; they are made anew if it is used again."""
-        self._ranges.close()
+        await self._ranges.aclose()
 
     async def __aenter__(self) -> Self:
         return await self.open()

@@ -105,7 +105,7 @@ def test_a_store_that_was_opened_here_is_closed_here(tmp_path: Any) -> None:
             info = await ranges.head("a")
             assert await ranges.read_alone(info, 0, 2) == b"12"
             assert ranges.store._client is not None  # type: ignore[attr-defined]
-            ranges.close()
+            await ranges.aclose()
             assert (ranges.store._client is None) == (ranges is not given)  # type: ignore[attr-defined]
 
     asyncio.run(main())
