@@ -24,7 +24,7 @@ def shape_of(state: Any) -> Any:
     return type(state)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     stages=st.lists(st.sampled_from(list(STAGES)), max_size=4),
     is_async=st.booleans(),
