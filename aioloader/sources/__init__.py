@@ -19,29 +19,35 @@ if TYPE_CHECKING:
         StoreError,
     )
     from aioloader.sources.object_store import ObjectStore
+    from aioloader.sources.objects import ObjectStoreSource
     from aioloader.sources.seam import ObjectInfo, Store
+    from aioloader.sources.shard_errors import ShardError
     from aioloader.sources.store import open_store
     from aioloader.sources.tar import TarSource
-    from aioloader.sources.tar_headers import Member, ShardError, TarScan
+    from aioloader.sources.tar_headers import Member, TarScan
     from aioloader.sources.tar_index import TarIndex
+    from aioloader.sources.tier import LocalTier, TierStatistics
 
 _HOMES = {
     "CallableStore": "adapters",
     "ChecksumMismatch": "errors",
     "FsspecStore": "adapters",
     "IndexDamaged": "errors",
+    "LocalTier": "tier",
     "Member": "tar_headers",
     "ObjectChanged": "errors",
     "ObjectInfo": "seam",
     "ObjectMissing": "errors",
     "ObjectStore": "object_store",
-    "ShardError": "tar_headers",
+    "ObjectStoreSource": "objects",
+    "ShardError": "shard_errors",
     "ShortRead": "errors",
     "Store": "seam",
     "StoreError": "errors",
     "TarIndex": "tar_index",
     "TarScan": "tar_headers",
     "TarSource": "tar",
+    "TierStatistics": "tier",
     "open_store": "store",
 }
 
@@ -50,11 +56,13 @@ __all__ = [
     "ChecksumMismatch",
     "FsspecStore",
     "IndexDamaged",
+    "LocalTier",
     "Member",
     "ObjectChanged",
     "ObjectInfo",
     "ObjectMissing",
     "ObjectStore",
+    "ObjectStoreSource",
     "ShardError",
     "ShortRead",
     "Store",
@@ -62,6 +70,7 @@ __all__ = [
     "TarIndex",
     "TarScan",
     "TarSource",
+    "TierStatistics",
     "open_store",
 ]
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ObjectStore", "wake_runtime"]
 
-_PAGE = 1000
+_PAGE = 500
 _NO_LIMIT_SECONDS = 24 * 60 * 60.0
 _LISTING_TRIES = 5
 _LISTING_SECONDS = 30.0
@@ -129,7 +129,7 @@ class ObjectStore:
         return ObjectInfo(key, meta["size"], meta["e_tag"])
 
     async def list(self, prefix: str = "") -> AsyncIterator[Sequence[ObjectInfo]]:
-        """Yield objects in pages of a thousand; those of a local disk are in no order."""
+        """Yield objects in pages; those of a local disk are in no order."""
         folder = prefix.rpartition("/")[0]  # obstore's own prefixes are whole folders
         lister = self._open(for_lists=True)
         stream = _obstore().list(lister, folder or None, chunk_size=_PAGE)
@@ -150,10 +150,14 @@ class ObjectStore:
                 "give keys, or an index"
             )
 
-    async def aclose(self) -> None:
-        """Let go of the clients; their connections close once nothing is in flight."""
-        had_client = self._client is not self._given or self._lister is not self._given
+    def close(self) -> None:
+        """Let go of the clients; their connections close some time after nothing is in flight."""
         self._client = self._lister = self._given
+
+    async def aclose(self) -> None:
+        """Do the same, and have connections closed at once."""
+        had_client = self._client is not self._given or self._lister is not self._given
+        self.close()
         if had_client:
             for seconds in _SETTLING:
                 await anyio.sleep(seconds)
