@@ -6,14 +6,14 @@ from typing import final
 
 __all__ = ["RowCost", "cut"]
 
-CHUNK_SECONDS = 2e-3
+CHUNK_SECONDS = 4e-3
 """What a chunk should last: long against its overhead, short against a batch."""
 
 _SHARE_SECONDS = 0.5e-3
 
 
 def cut(
-    rows: int, num_workers: int, row_seconds: float | None, largest: int = 4096
+    rows: int, num_workers: int, row_seconds: float | None, largest: int = 16384
 ) -> list[tuple[int, int]]:
     """Cut ``rows`` positions into ``(start, stop)`` pieces of about `CHUNK_SECONDS`.
 
