@@ -89,7 +89,7 @@ def test_many_at_once_is_one_by_one(length: int, seed: int, indices: list[int], 
 @given(
     length=st.sampled_from([1, 2, 7, 1000, 65537, 100_000, 10**9]),
     start=st.integers(-(10**6), 10**6),
-    count=st.integers(0, 60),
+    count=st.integers(0, 20),  # in short datasets each may be of an epoch of its own
     step=st.sampled_from([1, 2, 13, 4096, -1, -7]),
 )
 def test_ranges_at_once_are_one_by_one(length: int, start: int, count: int, step: int) -> None:
