@@ -126,6 +126,10 @@ class Conveyor(Generic[K, V]):
             return self._belt.popleft()
         return None
 
+    def peek(self) -> Outcome[K, V] | None:
+        """Return what `take` would, and leave it there."""
+        return self._belt[0] if self._belt and self._belt[0].done else None
+
     async def changed(self) -> None:
         """Wait until something has happened on the belt."""
         if self._change is None:

@@ -212,6 +212,10 @@ class Session:
                 self._loop.call_soon(self._arena.kick)
         return outcome
 
+    def peek(self) -> Outcome[Ticket, Loaded] | None:
+        """Return what `take` would, and leave it there."""
+        return None if self._conveyor is None else self._conveyor.peek()
+
     def ended(self) -> bool:
         """Tell whether nothing more will come; raises what kept it from coming."""
         if self._driver is not None and self._driver.done() and not self._closing:

@@ -12,9 +12,9 @@ from aioloader._device.processes import process_file
 from aioloader.errors import StateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
 
-__all__ = ["PathAwaitingCreation", "read_state", "write_state"]
+__all__ = ["Checkpointable", "PathAwaitingCreation"]
 
 
 class PathAwaitingCreation(Protocol):
@@ -24,7 +24,24 @@ class PathAwaitingCreation(Protocol):
         """Wait until the directory exists, and return its path."""
 
 
-def write_state(
+class _Stateful(Protocol):
+    def get_state(self) -> dict[str, Any]: ...
+    def set_state(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Checkpointable:
+    """What has a state, as Orbax's ``StatefulCheckpointable``."""
+
+    async def save(self: _Stateful, directory: PathAwaitingCreation) -> Coroutine[Any, Any, None]:
+        """Return a coroutine that saves the present state (Orbax's ``StatefulCheckpointable``)."""
+        return _write_state(self.get_state(), directory)
+
+    async def load(self: _Stateful, directory: Any) -> Coroutine[Any, Any, None]:
+        """Return a coroutine that restores a saved state (Orbax's ``StatefulCheckpointable``)."""
+        return _read_state(directory, self.set_state)
+
+
+def _write_state(
     state: dict[str, Any], directory: PathAwaitingCreation
 ) -> Coroutine[Any, Any, None]:
     """Return a coroutine, to be awaited on any loop, that writes ``state`` to its file."""
@@ -37,7 +54,7 @@ def write_state(
     return write()
 
 
-def read_state(
+def _read_state(
     directory: Any, accept: Callable[[dict[str, Any]], None]
 ) -> Coroutine[Any, Any, None]:
     """Return a coroutine, to be awaited on any loop, that reads a state and hands it over."""

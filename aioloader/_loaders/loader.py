@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import math
 import time
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, final
-
-import anyio
 
 from aioloader._device.placement import Placer, reclaim
 from aioloader._engine.progress import Progress
@@ -20,16 +19,17 @@ from aioloader._engine.statistics import LoaderStatistics, Meter
 from aioloader._executors.choosing import choose_executor
 from aioloader._loaders.batch import Batch, make_batch
 from aioloader._loaders.caching import GroupCaches
-from aioloader._loaders.checkpoint import PathAwaitingCreation, read_state, write_state
+from aioloader._loaders.checkpoint import Checkpointable
 from aioloader._loaders.feed import GroupFeed
 from aioloader._loaders.group import DataGroup
+from aioloader._loaders.headspace import Headspace
 from aioloader._loaders.options import check_options
-from aioloader._loaders.references import References, explain_timeout
+from aioloader._loaders.references import References, wait_changed
 from aioloader._loaders.schedule import make_schedule
 from aioloader._loaders.state import make_state, parse_state
 from aioloader._loaders.summary import summarize
 from aioloader._loaders.tally import Tally
-from aioloader.errors import BatchTimeoutError, NotCached
+from aioloader.errors import NotCached
 from aioloader.protocols import ExecutorFactory, Ticket, Work
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _logger = logging.getLogger("aioloader")
 
 
 @final
-class Loader(Generic[D]):
+class Loader(Checkpointable, Generic[D]):
     """Load batches of one or several groups, in workers or on the event loop, ahead of use.
 
     ::
@@ -251,12 +251,9 @@ class Loader(Generic[D]):
                 return batch
             started = time.perf_counter()
             try:
-                with anyio.move_on_after(self._timeout) as scope:
-                    await session.changed()
+                await wait_changed(session, self._timeout, self._depth, self._references)
             finally:
                 self._meter.waited(time.perf_counter() - started)
-            if scope.cancelled_caught:
-                raise BatchTimeoutError(self._explain_timeout(session))
 
     def interrupt(self) -> None:
         """End the stream after the batches that are already loaded; callable from any thread.
@@ -318,12 +315,6 @@ class Loader(Generic[D]):
         start = Progress(self._progress.position, self._progress.ahead)
         return self._tally.issue(self._schedule.plan.tickets(start.position), start)
 
-    def _explain_timeout(self, session: Session) -> str:
-        loading = session.counts[1]
-        return explain_timeout(
-            self._timeout, session.loans(), self._depth, loading, self._references
-        )
-
     # Positions ------------------------------------------------------------------------------
 
     @property
@@ -370,20 +361,28 @@ class Loader(Generic[D]):
         self._progress = Progress(self._start.position, self._start.ahead)
         self._restart_pending = self._running is not None
 
-    async def save(self, directory: PathAwaitingCreation) -> Coroutine[Any, Any, None]:
-        """Return a coroutine that saves the present state (Orbax's ``StatefulCheckpointable``)."""
-        return write_state(self.get_state(), directory)
-
-    async def load(self, directory: Any) -> Coroutine[Any, Any, None]:
-        """Return a coroutine that restores a saved state (Orbax's ``StatefulCheckpointable``)."""
-        return read_state(directory, self.set_state)
-
     def _restart(self, session: Session) -> None:
         self._restart_pending = False
         self._failed.clear()
         session.restart(self._tickets())
 
     # Figures --------------------------------------------------------------------------------
+
+    def headspace(self, batches: int = 100) -> Headspace[D]:
+        """Return an iterator over the next batch, again and again, which is not taken."""
+        return Headspace(self._peek, batches)
+
+    async def _peek(self) -> Callable[[], Batch[D]]:
+        while True:
+            session = self._session()
+            if self._restart_pending:
+                self._restart(session)
+            if (outcome := session.peek()) is not None and outcome.value is not None:
+                group = self._feed.group(outcome.ticket)
+                return functools.partial(make_batch, group, outcome.value, None)
+            if outcome is not None or self._interrupted or session.ended():
+                raise RuntimeError("the next batch has failed, or there is none: ask for it first")
+            await wait_changed(session, self._timeout, self._depth, self._references)
 
     def idle_usec(self) -> int:
         """Return the microseconds spent waiting for batches since the last call."""

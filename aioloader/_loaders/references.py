@@ -8,13 +8,17 @@ import types
 import weakref
 from typing import TYPE_CHECKING, Any, final
 
+import anyio
+
+from aioloader.errors import BatchTimeoutError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aioloader._engine.session import Loan
+    from aioloader._engine.session import Loan, Session
     from aioloader._loaders.batch import Batch
 
-__all__ = ["References", "debug_batch_references", "explain_timeout"]
+__all__ = ["References", "debug_batch_references", "wait_changed"]
 
 _enabled = False
 
@@ -58,7 +62,18 @@ class References:
         return f"; received at {where}; referred to by {holders}"
 
 
-def explain_timeout(
+async def wait_changed(
+    session: Session, timeout: float, depth: int, references: References
+) -> None:
+    """Wait until it is worth to look again; raises BatchTimeoutError after ``timeout`` seconds."""
+    with anyio.move_on_after(timeout) as scope:
+        await session.changed()
+    if scope.cancelled_caught:
+        loading = session.counts[1]
+        raise BatchTimeoutError(_explain(timeout, session.loans(), depth, loading, references))
+
+
+def _explain(
     timeout: float, loans: Sequence[Loan], depth: int, loading: int, references: References
 ) -> str:
     """Say what a loader waited for in vain, and what to do."""

@@ -364,6 +364,13 @@ def statistics_are_numbers(loader: Loader[Sample]) -> None:
     assert_type(figures.idle_share, float)
     assert_type(figures.bound_by, Literal["fetch", "load", "place", "consumer"])
     figures.delivered = 3  # type: ignore[misc]
+    assert_type(figures.fetch, FetchStatistics | None)
+    assert_type(loader.headspace(10).rows_per_second, float)
+
+
+async def the_next_batch_again_and_again(loader: Loader[Sample]) -> None:
+    async for batch in loader.headspace():
+        assert_type(batch, Batch[Sample])
 
 
 # Batches --------------------------------------------------------------------------------------
