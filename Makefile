@@ -23,7 +23,7 @@ TYPES := $(if $(wildcard tests/test_typing.py),,types)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: demo test lint types chaos soak bench bench-setup clean help
+.PHONY: demo test lint types chaos soak bench bench-full bench-setup clean help
 
 demo: $(INSTALLED) ## Train a small model; Ctrl-C saves it, DEMO_ARGS=--resume goes on
 	@$(RUN) examples/train_bytes.py $(DEMO_ARGS)
@@ -44,8 +44,11 @@ chaos: $(INSTALLED) ## Ten minutes of random faults (CHAOS="matrix", cancellatio
 soak: $(INSTALLED) ## An hour of loaders, and what grows meanwhile
 	@PYTHONPATH=tests $(RUN) -W error -m chaos soak
 
-bench: $(INSTALLED) ## Run the measurements in benchmarks/ (BENCH_ARGS="startup lag")
+bench: $(INSTALLED) ## Compare with other loaders in ten minutes (BENCH_ARGS="tiny --full", "startup")
 	@$(RUN) -m benchmarks $(BENCH_ARGS)
+
+bench-full: $(INSTALLED) ## Compare with all of them in full, which takes an hour
+	@$(RUN) -m benchmarks $(BENCH_ARGS) --full
 
 # PyTorch without CUDA, where the index has both:
 # make bench-setup PIP_ARGS="--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple"
