@@ -13,7 +13,13 @@ import pytest
 import xxhash
 from obstore.store import MemoryStore
 
-from aioloader.sources import IndexDamaged, ObjectInfo, ObjectStore, ObjectStoreSource
+from aioloader.sources import (
+    CallableStore,
+    IndexDamaged,
+    ObjectInfo,
+    ObjectStore,
+    ObjectStoreSource,
+)
 from aioloader.sources.index import load_index, save_index
 from aioloader.sources.keys import Keys, KeysBuilder
 from aioloader.sources.listing import list_keys
@@ -65,6 +71,12 @@ async def test_objects_are_listed_in_order_with_what_is_known_of_them(tmp_path: 
     assert keys.sizes is not None
     assert keys.sizes.tolist() == [7, 9]
     assert keys.wanted(0).etag
+
+    async def get(key: str) -> bytes:
+        return b""
+
+    store = CallableStore(get, list=lambda _: ["c", "a", "b"])
+    assert list(await list_keys(store)) == ["a", "b", "c"]
 
 
 async def test_more_objects_than_a_page_has_are_all_listed() -> None:

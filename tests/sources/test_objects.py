@@ -35,6 +35,7 @@ from aioloader.sources import (
     ObjectStoreSource,
 )
 from aioloader.sources.errors import ShortRead
+from aioloader.testing import Census
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -227,6 +228,7 @@ async def test_checksums_that_there_are_not_are_refused() -> None:
 
 async def test_closing_leaves_nothing_and_it_opens_again(web: Served) -> None:
     """Also in the middle of requests, which are then whoever's they were."""
+    before = Census.take().descriptors
     source = ObjectStoreSource(web.url, keys=KEYS, policy=QUICK)
     web.set(latency=0.02)
     task = asyncio.ensure_future(source[3])
@@ -236,6 +238,8 @@ async def test_closing_leaves_nothing_and_it_opens_again(web: Served) -> None:
     assert number_of(await task) == 3
     assert number_of(await source[4]) == 4
     await source.aclose()
+    await until(lambda: not [n for n in Census.take().descriptors - before if "socket" in n])
+    assert len(source) == OBJECTS
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,7 @@ async def test_large_objects_are_mapped(tmp_path: Path) -> None:
         payload = await tier.get(key_of("a"))
         assert payload is not None
         assert isinstance(payload.obj, mmap.mmap)
+        assert payload.readonly
         entries(tmp_path)[0].unlink()
         assert payload == data
         del payload
@@ -181,16 +182,17 @@ async def test_a_hostile_directory_is_not_left(tmp_path: Path) -> None:
         assert entry.read_bytes().endswith(b"not to be read")
     for each in ("usage", "tier"):
         target = tmp_path / f"{each} target"
-        target.mkdir()
         link = path / "usage" if each == "usage" else path
         if each == "usage":
             link.unlink(missing_ok=True)
+            target.write_bytes(b"")
         else:
             link.rename(tmp_path / "away")
+            target.mkdir()
         link.symlink_to(target)
         async with LocalTier(path, 1 << 20) as tier:
             await put(tier, key_of("b"), b"b")
-            assert not list(target.iterdir())
+        assert target.stat().st_size == 0 if each == "usage" else not list(target.iterdir())
 
 
 async def test_the_bound_is_kept_and_the_oldest_go_first(tmp_path: Path) -> None:
@@ -282,6 +284,9 @@ async def test_a_killed_process_leaves_nothing_in_the_way(tmp_path: Path) -> Non
     async with LocalTier(path, 1_000_000) as tier:
         assert await tier.get(TierKey("s", "1/3")) == bytes([3]) * 10_000
         assert not list(path.glob(".*.tmp"))
+        assert tier.statistics().nbytes == used(path)
+        (path / "usage").write_bytes(bytes(16))
+        await put(tier, key_of("a"), b"a")
         assert tier.statistics().nbytes == used(path)
 
 
