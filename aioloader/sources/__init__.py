@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aioloader.sources.adapters import CallableStore, FsspecStore
+    from aioloader.sources.array_record import ArrayRecordSource
     from aioloader.sources.errors import (
         ChecksumMismatch,
         IndexDamaged,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     )
     from aioloader.sources.object_store import ObjectStore
     from aioloader.sources.objects import ObjectStoreSource
+    from aioloader.sources.parquet import ParquetSource
     from aioloader.sources.seam import ObjectInfo, Store
     from aioloader.sources.shard_errors import ShardError
     from aioloader.sources.store import open_store
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from aioloader.sources.tier import LocalTier, TierStatistics
 
 _HOMES = {
+    "ArrayRecordSource": "array_record",
     "CallableStore": "adapters",
     "ChecksumMismatch": "errors",
     "FsspecStore": "adapters",
@@ -40,6 +43,7 @@ _HOMES = {
     "ObjectMissing": "errors",
     "ObjectStore": "object_store",
     "ObjectStoreSource": "objects",
+    "ParquetSource": "parquet",
     "ShardError": "shard_errors",
     "ShortRead": "errors",
     "Store": "seam",
@@ -52,6 +56,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "ArrayRecordSource",
     "CallableStore",
     "ChecksumMismatch",
     "FsspecStore",
@@ -63,6 +68,7 @@ __all__ = [
     "ObjectMissing",
     "ObjectStore",
     "ObjectStoreSource",
+    "ParquetSource",
     "ShardError",
     "ShortRead",
     "Store",

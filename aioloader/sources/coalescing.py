@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
+import functools
 from typing import TYPE_CHECKING, Any, NamedTuple, final
-from weakref import WeakKeyDictionary
 
-import anyio
-
-from aioloader.errors import FetchError
+from aioloader.sources.turns import Call, Turns
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
@@ -63,8 +60,7 @@ class Gatherer:
     """Reads ranges; those asked for in one turn of an event loop are planned together.
 
     It has no limits of its own: ``fetch`` has. A request ends early when nobody waits for any
-    of its ranges any more. Used by tasks of any number of event loops; owns nothing but the
-    tasks of requests under way, each of which ends before the last who waits for it does.
+    of its ranges any more.
 
     Args:
         fetch: A coroutine function that returns the bytes of ``(key, start, stop)``.
@@ -87,118 +83,18 @@ class Gatherer:
         self._fetch = fetch
         self.gap = gap
         self.most = most
-        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, list[_Ask]]
-        self._turns = WeakKeyDictionary()
+        self._turns = Turns(self._plan)
 
     async def read(self, key: Hashable, spans: Sequence[Span]) -> list[memoryview]:
         """Return the bytes of each range, as slices of what was read, without a copy."""
-        if not spans:
-            return []
-        loop = asyncio.get_running_loop()
-        ask = _Ask(key, spans, loop.create_future())
-        asks = self._turns.get(loop)
-        if asks is None:
-            asks = self._turns[loop] = []
-        if not asks:
-            loop.call_soon(self._dispatch, asks)
-        asks.append(ask)
-        try:
-            await ask.landed
-        finally:
-            await ask.leave()
-        return ask.payloads
+        return await self._turns.get(key, spans)
 
-    def _dispatch(self, asks: list[_Ask]) -> None:
-        by_key: dict[Hashable, list[_Ask]] = {}
-        for ask in asks:
-            if not ask.landed.done():  # or else it was cancelled in the same turn
-                by_key.setdefault(ask.key, []).append(ask)
-        asks.clear()
-        for key, group in by_key.items():
-            owners = [(ask, part) for ask in group for part in range(len(ask.spans))]
-            spans = [ask.spans[part] for ask, part in owners]
-            for read in coalesce(spans, gap=self.gap, most=self.most):
-                _Request(key, read, [owners[part] for part in read.parts]).begin(self._fetch)
+    def _plan(self, key: Any, spans: Sequence[Span]) -> Iterator[Call]:
+        for read in coalesce(spans, gap=self.gap, most=self.most):
 
+            def pick(payload: memoryview, part: int, start: int = read.start) -> memoryview:
+                first, last = spans[part]
+                return payload[first - start : last - start]
 
-@final
-class _Ask:
-    """Ranges that somebody waits for."""
-
-    def __init__(self, key: Hashable, spans: Sequence[Span], landed: asyncio.Future[None]) -> None:
-        self.key = key
-        self.spans = spans
-        self.landed = landed
-        self.payloads: list[memoryview] = [memoryview(b"")] * len(spans)
-        self.requests: list[_Request] = []
-        self._missing = len(spans)
-
-    def put(self, part: int, payload: memoryview) -> None:
-        self.payloads[part] = payload
-        self._missing -= 1
-        if not self._missing and not self.landed.done():
-            self.landed.set_result(None)
-
-    def fail(self, error: BaseException) -> None:
-        if not self.landed.done():
-            self.landed.set_exception(error)
-
-    async def leave(self) -> None:
-        """Wait for its requests no longer; those that nobody else waits for have ended then."""
-        if self.landed.done() and not self.landed.cancelled():
-            self.landed.exception()  # or asyncio complains, where who waits was cancelled then
-        ending = [task for request in self.requests if (task := request.leave()) is not None]
-        self.requests.clear()
-        if ending:
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait(ending)
-
-
-@final
-class _Request:
-    """A request under way, and who waits for parts of it."""
-
-    def __init__(self, key: Hashable, read: Read, owners: list[tuple[_Ask, int]]) -> None:
-        self._key = key
-        self._read = read
-        self._owners = owners
-        self._waiting = 0
-        self._task: asyncio.Task[None] | None = None
-        for ask in dict.fromkeys(ask for ask, _ in owners):
-            ask.requests.append(self)
-            self._waiting += 1
-
-    def begin(self, fetch: Callable[[tuple[Any, int, int]], Awaitable[memoryview]]) -> None:
-        self._task = asyncio.get_running_loop().create_task(
-            self._run(fetch), name="aioloader-range"
-        )
-
-    def leave(self) -> asyncio.Task[None] | None:
-        """Count one who waits less; returns the task where it is cancelled for want of others."""
-        self._waiting -= 1
-        if self._waiting or self._task is None or self._task.done():
-            return None
-        self._task.cancel()
-        return self._task
-
-    async def _run(self, fetch: Callable[[tuple[Any, int, int]], Awaitable[memoryview]]) -> None:
-        start, stop, _ = self._read
-        try:
-            payload = await fetch((self._key, start, stop))
-        except Exception as error:
-            for ask, mine in zip(self._asks(), _copies(error), strict=False):
-                ask.fail(mine)
-            return
-        for ask, part in self._owners:
-            first, last = ask.spans[part]
-            ask.put(part, payload[first - start : last - start])
-
-    def _asks(self) -> Iterator[_Ask]:
-        yield from dict.fromkeys(ask for ask, _ in self._owners)
-
-
-def _copies(error: Exception) -> Iterator[Exception]:
-    """Yield it for each who waits: what is raised in several tasks mixes their tracebacks."""
-    yield error
-    while True:
-        yield FetchError.again(error) if isinstance(error, FetchError) else error
+            request = (key, read.start, read.stop)
+            yield Call(functools.partial(self._fetch, request), read.parts, pick)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aioloader.sources.ranges import in_order
 from aioloader.sources.seam import ObjectInfo
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from aioloader.sources.ranges import Ranges
 
-__all__ = ["are_named_by", "name_objects"]
+__all__ = ["are_named_by", "name_objects", "split_place"]
 
 _WILD = re.compile(r"[*?\[]")
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -67,6 +68,25 @@ def are_named_by(names: str | Sequence[str | ObjectInfo], infos: Sequence[Object
         if at == begin:
             return False
     return at == len(infos)
+
+
+def split_place(place: Any, pattern: str) -> tuple[Any, str]:
+    """Return a store and the names of objects in it, from what may be a URL or path of either.
+
+    >>> split_place("s3://bucket/a/b.parquet", "*")
+    ('s3://bucket/a', 'b.parquet')
+    >>> split_place("s3://bucket/a", "*")
+    ('s3://bucket/a', '*')
+    """
+    if not isinstance(place, str | os.PathLike):
+        return place, pattern
+    text = os.fspath(place)
+    scheme, mark, path = text.rpartition("://")
+    folder, slash, last = path.rpartition("/")
+    is_file = "." in last or _WILD.search(last) is not None
+    if not is_file or (mark and not slash) or (not mark and os.path.isdir(text)):
+        return text, pattern
+    return f"{scheme}{mark}{folder or slash or '.'}", last
 
 
 def _each(names: str | Sequence[str | ObjectInfo]) -> Iterator[str | ObjectInfo]:

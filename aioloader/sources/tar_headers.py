@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NoReturn, final
 
-from aioloader.errors import AioLoaderError
+from aioloader.sources.shard_errors import ShardError
 
-__all__ = ["BLOCK", "Member", "ShardError", "TarScan", "padded"]
+__all__ = ["BLOCK", "Member", "TarScan", "padded"]
 
 BLOCK = 512
 
@@ -31,21 +31,6 @@ _REMEDY = {
     b"2": "make the shard with `tar --dereference`",
     b"S": "make the shard without `--sparse`",
 }
-
-
-class ShardError(AioLoaderError, ValueError):
-    """A shard is no tar file that can be read at random; names it, the place and the reason."""
-
-    passes = False  # asking again does not help
-
-    def __init__(self, shard: str, offset: int, reason: str) -> None:
-        super().__init__(f"{shard}, at byte {offset:,}: {reason}")
-        self.shard = shard
-        self.offset = offset
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.shard, self.offset, self.reason)
 
 
 @final

@@ -16,7 +16,7 @@ import xxhash
 
 from aioloader.sources.errors import IndexDamaged
 from aioloader.sources.seam import ObjectInfo
-from aioloader.sources.tar_headers import ShardError
+from aioloader.sources.shard_errors import ShardError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

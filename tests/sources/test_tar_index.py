@@ -18,9 +18,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from shards import FORMATS, samples, tar_of
 
-from aioloader.sources import IndexDamaged, ObjectInfo
+from aioloader.sources import IndexDamaged, ObjectInfo, ShardError
 from aioloader.sources.ranges import Ranges
-from aioloader.sources.tar_headers import BLOCK, ShardError, TarScan
+from aioloader.sources.tar_headers import BLOCK, TarScan
 from aioloader.sources.tar_index import TarIndex, by_basename
 from aioloader.sources.tar_reading import scan_shards
 
