@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import inspect
 import math
@@ -77,8 +78,28 @@ class Fetch(Generic[K, P]):
         self.policy = policy or FetchPolicy()
         self._name = name
         self._local = local
+        self._is_paired = False
         self.counts = Counts()
         self._lanes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Lane] = WeakKeyDictionary()
+
+    def paired(self) -> Fetch[K, tuple[K, P]]:
+        """Return the same under the same limits, whose payloads are ``(item, payload)``.
+
+        For a loader whose ``load`` has to know which item it is that it loads.
+
+        >>> async def double(number):
+        ...     return 2 * number
+        >>> asyncio.run(Fetch(double).paired()(21))
+        (21, 42)
+        """
+        pair: Fetch[K, Any] = copy.copy(self)
+        pair._is_paired = True
+        return pair
+
+    def __copy__(self) -> Fetch[K, P]:
+        other: Fetch[K, P] = Fetch.__new__(Fetch)
+        other.__dict__.update(self.__dict__)
+        return other
 
     def __repr__(self) -> str:
         name = getattr(self._function, "__qualname__", type(self._function).__qualname__)
@@ -86,10 +107,16 @@ class Fetch(Generic[K, P]):
         return f"<Fetch of {name}: {figures.in_flight} in flight, {figures.fetched} fetched>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self._function, self.policy, self._name, self._local)
+        arguments = (self._function, self.policy, self._name, self._local, self._is_paired)
+        return _rebuild, arguments
 
     async def __call__(self, item: K) -> P:
         """Fetch ``item``; raises `FetchError` when that is given up."""
+        if self._is_paired:
+            return item, await self._share(item)  # type: ignore[return-value]
+        return await self._share(item)
+
+    async def _share(self, item: K) -> P:
         lane = self._lane()
         key: Hashable = item
         try:
@@ -354,5 +381,8 @@ def _is_coroutine_function(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
 
 
-def _rebuild(function: Any, policy: FetchPolicy, name: Any, local: Any) -> Fetch[Any, Any]:
-    return Fetch(function, policy, name=name, local=local)
+def _rebuild(
+    function: Any, policy: FetchPolicy, name: Any, local: Any, is_paired: bool
+) -> Fetch[Any, Any]:
+    fetch: Fetch[Any, Any] = Fetch(function, policy, name=name, local=local)
+    return fetch.paired() if is_paired else fetch

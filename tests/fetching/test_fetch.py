@@ -466,6 +466,21 @@ def test_it_pickles_with_its_function_and_policy() -> None:
     assert copy.statistics().requests == 1
 
 
+def test_pairs_tell_which_item_it_is_and_share_all_else(virtually: Any) -> None:
+    """Limits, flights and counts; pickled they are pairs, too."""
+    store = Store()
+    fetch = Fetch(store, policy(concurrency=1))
+    pairs = fetch.paired()
+
+    async def main() -> list[Any]:
+        return await asyncio.gather(fetch("x"), pairs("x"), pairs("y"))
+
+    assert virtually.run(main) == ["payload x", ("x", "payload x"), ("y", "payload y")]
+    assert (store.most, len(store.asked)) == (1, 2)
+    assert pairs.statistics() == fetch.statistics()
+    assert asyncio.run(pickle.loads(pickle.dumps(Fetch(module_level).paired()))(1)) == (1, 2)
+
+
 def test_it_works_on_one_loop_after_another_and_counts_them_together() -> None:
     fetch = Fetch(module_level)
     for loop in ("asyncio", "uvloop", "asyncio"):
