@@ -32,7 +32,7 @@ class FileThreads(Executor):
         self._name = name
         self._nice = nice
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        self._started = 0
+        self._started: list[threading.Thread] = []
         self._ended = False
 
     def submit(self, function: Callable[..., T], /, *args: Any, **options: Any) -> Future[T]:
@@ -41,18 +41,24 @@ class FileThreads(Executor):
             raise RuntimeError(f"the threads {self._name!r} have been told to end")
         future: Future[T] = Future()
         self._calls.put(_Call(future, functools.partial(function, *args, **options)))
-        if self._started < self._count:
-            self._started += 1
-            name = f"{self._name}-{self._started}"
+        if len(self._started) < self._count:
+            name = f"{self._name}-{len(self._started) + 1}"
             arguments = (self._calls, self._nice)
-            threading.Thread(target=_serve, args=arguments, name=name, daemon=True).start()
+            thread = threading.Thread(target=_serve, args=arguments, name=name, daemon=True)
+            self._started.append(thread)
+            thread.start()
         return future
+
+    @property
+    def are_alive(self) -> bool:
+        """Whether any of them runs."""
+        return any(thread.is_alive() for thread in self._started)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Have them end once they have done what they were told; never waits."""
         if not self._ended:
             self._ended = True
-            for _ in range(self._started):
+            for _ in self._started:
                 self._calls.put(None)
 
 

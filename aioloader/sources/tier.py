@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, final
 
+import anyio
+
 from aioloader.sources.tier_shelf import Shelf, Tally
 
 if TYPE_CHECKING:
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from aioloader.sources.tier_entry import TierKey
 
 __all__ = ["LocalTier", "TierStatistics"]
+
+_LOOKS = 5000
+_LOOK_SECONDS = 0.001
 
 
 @final
@@ -112,6 +117,10 @@ class LocalTier:
             await _settled(shelf)
         finally:
             shelf.close()
+        for _ in range(_LOOKS):  # nice threads may be long in ending
+            if not shelf.has_threads:
+                break
+            await anyio.sleep(_LOOK_SECONDS)
 
     def statistics(self) -> TierStatistics:
         """Return a snapshot."""

@@ -110,6 +110,11 @@ class Shelf:
         self.writing.add(future)
         future.add_done_callback(self.writing.discard)
 
+    @property
+    def has_threads(self) -> bool:
+        """Whether any of its threads runs."""
+        return self.readers.are_alive or self._writers.are_alive
+
     def close(self) -> None:
         """End the threads once they have done what they were told."""
         with self._lock:

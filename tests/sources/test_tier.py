@@ -10,6 +10,7 @@ import mmap
 import os
 import pickle
 import signal
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -450,3 +451,13 @@ def test_a_bound_has_to_be_one(most: Any, error: type[Exception]) -> None:
     """The message names it."""
     with pytest.raises(error, match="max_bytes"):
         LocalTier("anywhere", most)
+
+
+async def test_no_thread_is_left_when_it_has_been_closed(tmp_path: Path) -> None:
+    """Not even for a moment, however nice threads are."""
+    tier = LocalTier(tmp_path, 1 << 20)
+    for number in range(50):
+        await put(tier, key_of(f"{number}"), b"a")
+    assert await tier.get(key_of("1")) == b"a"
+    await tier.aclose()
+    assert not [each for each in threading.enumerate() if each.name.startswith("aioloader-tier")]
