@@ -14,7 +14,7 @@ import obstore
 import pytest
 import xxhash
 from obstore.store import MemoryStore
-from servers.fixtures import OBJECTS, Served, content
+from servers.fixtures import OBJECTS, Served, content, serving
 from support import both_loops, run_on, until
 
 from aioloader import (
@@ -279,3 +279,19 @@ def test_it_travels_with_what_it_was_given(tmp_path: Path) -> None:
 
 async def _first(source: ObjectStoreSource) -> memoryview:
     return await source[0]
+
+
+async def test_a_server_that_dies_and_comes_back_costs_retries(tmp_path: Path) -> None:
+    """Its connections are no longer of use, and new ones are made."""
+    for number in range(4):
+        (tmp_path / f"{number}").write_bytes(content(number))
+    policy = FetchPolicy(concurrency=8, retries=1000, backoff=0.02, item_timeout=50)
+    with serving(tmp_path) as served:
+        keys = [str(number) for number in range(4)]
+        async with ObjectStoreSource(served.url, keys=keys, policy=policy) as source:
+            assert number_of(await source[0]) == 0
+            served.kill()
+            tasks = [asyncio.ensure_future(source[number]) for number in range(4)]
+            await until(lambda: source.statistics().retries >= 4)
+            served.restart()
+            assert [number_of(payload) for payload in await asyncio.gather(*tasks)] == [0, 1, 2, 3]
