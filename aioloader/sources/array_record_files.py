@@ -20,7 +20,6 @@ __all__ = ["Readers"]
 
 _MOST_OPEN = 64
 _OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # reads what is asked for, and no more
-_LEAST_BYTES = 64 * 1024
 
 
 @final
@@ -89,8 +88,6 @@ class _Reader:
         if size != info.size:
             raise ObjectChanged(f"{key} has {size:,} bytes, and had {info.size:,}")
         module = _array_record()
-        if size < _LEAST_BYTES:
-            raise ShardError(key, 0, f"it is no ArrayRecord file: it has {size:,} bytes")
         try:
             self._reader = module.ArrayRecordReader(path, _OPTIONS)
         except (RuntimeError, ValueError, OSError) as error:

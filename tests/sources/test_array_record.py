@@ -6,7 +6,8 @@ import asyncio
 import os
 import pickle
 import random
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from aioloader import (
     MapDataset,
     MultiprocessingOptions,
 )
-from aioloader.sources import ArrayRecordSource, ShardError
+from aioloader.sources import ArrayRecordSource, ObjectInfo, ShardError, array_record_files
 from aioloader.sources.array_record_files import Readers
 from aioloader.sources.download import Downloads
 from aioloader.sources.ranges import Ranges
@@ -122,14 +123,16 @@ def test_records_of_one_turn_are_one_call_for_each_file(
     with_records(main, folder)
 
 
-def test_paths_and_urls_may_be_of_a_folder_a_file_or_several(folder: Path) -> None:
+def test_paths_and_urls_may_be_of_a_folder_a_file_or_several(folder: Path, tmp_path: Path) -> None:
     """Or files may be named apart."""
+    (tmp_path / "set.v1").symlink_to(folder)
 
     async def length(source: ArrayRecordSource) -> int:
         return len(source)
 
     for place in (str(folder), f"{folder}/", folder.as_uri(), f"{folder}/*.array_record"):
         assert with_records(length, place) == 200
+    assert with_records(length, tmp_path / "set.v1") == 200
     assert with_records(length, folder / "1.array_record") == 7
     assert with_records(length, folder, "{0,1}.array_record") == 127
 
@@ -187,6 +190,47 @@ def test_what_is_damaged_is_an_error_and_never_a_record(
 
     with pytest.raises((ShardError, FetchError), match=r"0\.array_record, at byte"):
         asyncio.run(main())
+
+
+class _Failing:
+    """A reader that opens, and then reads as it is told to."""
+
+    opened = 0
+    records: ClassVar[list[bytes]] = []
+    is_ok = True
+
+    def __init__(self, path: str, options: str) -> None:
+        _Failing.opened += 1
+        self._asked = False
+
+    def ok(self) -> bool:
+        return self.is_ok or not self._asked
+
+    def num_records(self) -> int:
+        return 10
+
+    def read(self, numbers: list[int]) -> list[bytes]:
+        self._asked = True
+        return self.records
+
+
+def test_a_read_that_says_nothing_of_its_failure_is_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too few records, or a reader that is not well; the next read opens the file again."""
+    module = SimpleNamespace(ArrayRecordReader=_Failing)
+    monkeypatch.setattr(array_record_files, "_array_record", lambda: module)
+    path = folder / "0.array_record"
+    info = ObjectInfo("0.array_record", path.stat().st_size)
+    readers = Readers()
+    for opened, (records, is_ok) in enumerate(([[b"1"], True], [[b"", b""], False]), 1):
+        _Failing.records, _Failing.is_ok = records, is_ok
+        with pytest.raises(ShardError, match="records of 3 to 4 cannot be read"):
+            readers.read(path, info, [3, 4])
+        assert _Failing.opened == opened
+    _Failing.records, _Failing.is_ok = [b"1", b"2"], True
+    assert readers.read(path, info, [3, 4]) == readers.read(path, info, [3, 4]) == [b"1", b"2"]
+    assert _Failing.opened == 3
 
 
 def test_a_file_that_has_changed_or_is_gone_is_an_error(folder: Path, tmp_path: Path) -> None:
@@ -270,6 +314,21 @@ def test_a_download_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
         assert len(list(tmp_path.iterdir())) == 2
 
     asyncio.run(main())
+
+
+def test_what_a_killed_program_left_is_removed_and_short_writes_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a disk or a share may write less than it is given."""
+    data = random.Random(1).randbytes(100_000)
+    store = CountingStore({"a": data})
+    (tmp_path / ".4194304-12345-0.tmp").write_bytes(b"half")
+    (tmp_path / "other.tmp").write_bytes(b"whole")
+    write = os.pwrite
+    monkeypatch.setattr("os.pwrite", lambda fd, raw, at: write(fd, bytes(raw[:30_001]), at))
+    path = asyncio.run(Downloads(Ranges(store), tmp_path).get(store.info("a")))
+    assert path.read_bytes() == data
+    assert {each.name for each in tmp_path.iterdir()} == {path.name, "other.tmp"}
 
 
 def test_an_object_that_has_changed_is_another_file(tmp_path: Path) -> None:

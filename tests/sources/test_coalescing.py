@@ -14,6 +14,7 @@ from support import both_loops, run_on, until
 
 from aioloader import FetchError
 from aioloader.sources.coalescing import Gatherer, Span, coalesce
+from aioloader.sources.turns import Call, Turns
 
 SPANS = st.lists(
     st.tuples(st.integers(0, 500), st.integers(0, 60)).map(lambda s: (s[0], s[0] + s[1])),
@@ -195,6 +196,23 @@ def test_an_error_reaches_all_who_wait_each_with_one_of_its_own() -> None:
     assert [type(error) for error in errors] == [FetchError] * 3
     assert len({id(error) for error in errors}) == 3
     assert {str(error) for error in errors} == {str(source.error)}
+
+
+def test_an_error_of_the_plan_reaches_all_who_asked() -> None:
+    """And nobody waits for ever."""
+
+    def plan(key: str, wants: Any) -> list[Call]:
+        raise LookupError(f"{key} cannot be planned")
+
+    async def main() -> list[Any]:
+        turns = Turns(plan)
+        return await asyncio.gather(*(turns.get(k, [1]) for k in "aab"), return_exceptions=True)
+
+    assert [str(error) for error in asyncio.run(main())] == [
+        "a cannot be planned",
+        "a cannot be planned",
+        "b cannot be planned",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,7 @@ def test_codes_of_numbers_and_storage_of_other_types_are_numbers() -> None:
     assert type(getter(pa.array([1, 0], pa.bool8()))(0)) is np.int8
     days = pa.array([datetime.date(2020, 1, 2), None], pa.date64())
     assert [getter(days)(row) for row in range(2)] == [np.datetime64("2020-01-02"), None]
+    assert type(getter(days)(0)) is np.datetime64
 
 
 def test_tensors_are_arrays_that_keep_nothing_else_alive() -> None:
