@@ -218,9 +218,12 @@ class ObjectStoreSource:
 
     def _name(self, item: Any) -> str:
         try:
-            return f"{self._shown} {self._wanted(item)}"
+            wanted = self._wanted(item)
         except (TypeError, ValueError, IndexError):
             return repr(item)
+        if isinstance(self._store, ObjectStore):
+            return f"{self._shown.rstrip('/')}/{wanted}"
+        return f"{wanted} of {self._shown}"
 
     async def _request(self, item: Any) -> memoryview:
         wanted = self._wanted(item)
