@@ -23,7 +23,13 @@ from aioloader import (
     MapDataset,
     MultiprocessingOptions,
 )
-from aioloader.sources import ArrayRecordSource, ObjectInfo, ShardError, array_record_files
+from aioloader.sources import (
+    ArrayRecordSource,
+    ObjectInfo,
+    ShardError,
+    array_record_files,
+    download,
+)
 from aioloader.sources.array_record_files import Readers
 from aioloader.sources.download import Downloads
 from aioloader.sources.ranges import Ranges
@@ -282,9 +288,12 @@ def test_a_remote_store_needs_a_directory(objects: dict[str, bytes]) -> None:
         ArrayRecordSource(CountingStore(objects))
 
 
-def test_a_download_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_download_is_there_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever breaks it off: an error, or a cancellation; in parts, each tried again."""
-    data = random.Random(1).randbytes(20 << 20)
+    monkeypatch.setattr(download, "_PART", 40_000)
+    data = random.Random(1).randbytes(100_000)
     store = CountingStore({"a/b c.bin": data, "empty": b""})
     downloads = Downloads(Ranges(store, QUICK), tmp_path)
     info = store.info("a/b c.bin")

@@ -254,10 +254,10 @@ def test_anything_else_is_refused(data: bytes, piece: int) -> None:
 @pytest.mark.parametrize("most", [10, 2_000, 40_000, 400_000])
 def test_headers_are_read_by_few_ranges(form: str, most: int) -> None:
     """As many requests as are allowed at most; contents that are long are left out."""
-    data = tar_of(samples(40, most=most, folder="x/" * 60), form)
+    data = tar_of(samples(12 if most > 100_000 else 40, most=most, folder="x/" * 60), form)
     store = CountingStore({"s.tar": data})
     info = store.info("s.tar")
-    spare = 12
+    spare = 8
 
     async def main() -> Found:
         ((_, members),) = await scan_shards(Ranges(store), [info], spare_requests=spare)
