@@ -28,6 +28,9 @@ from aioloader.protocols import take_seeds
 __all__ = ["Fetched", "Fetcher"]
 
 _SPARE = 2
+_QUICK_SECONDS = 0.2e-3  # for a row: waiting for more of them then costs less than handing over
+_GATHER_SECONDS = 4e-3
+_WEIGHT = 1 / 8
 
 
 @final
@@ -72,6 +75,7 @@ class Fetcher:
         self._swarm = Swarm(max_concurrency)
         self._retries = retries
         self._timeout = timeout
+        self._pace = _Pace()
 
     async def __aenter__(self) -> Self:
         await self._swarm.__aenter__()
@@ -88,7 +92,7 @@ class Fetcher:
         seeds: Sequence[int | None],
     ) -> Fetched:
         """Fetch ``items`` and fill ``rows``; raises :class:`ItemError` for the first that fails."""
-        batch = _Batch(self._executor, slot, rows, seeds, self._held)
+        batch = _Batch(self._executor, slot, rows, seeds, self._held, self._pace)
         arguments = ((position, (item,)) for position, item in enumerate(items))
         fetch = self._fetch if self._held is None else self._held.around(self._fetch)
         calls = Calls(fetch, arguments, batch.take, retries=self._retries, timeout=self._timeout)
@@ -108,8 +112,31 @@ class Fetcher:
 
 
 @final
+class _Pace:
+    """How long rows take to be loaded, and so how long payloads wait to be handed on together."""
+
+    __slots__ = ("_row_seconds",)
+
+    def __init__(self) -> None:
+        self._row_seconds: float | None = None
+
+    def note(self, rows: int, seconds: float) -> None:
+        taken, known = seconds / rows, self._row_seconds
+        self._row_seconds = taken if known is None else known + _WEIGHT * (taken - known)
+
+    @property
+    def delay(self) -> float:
+        quick = self._row_seconds is not None and self._row_seconds < _QUICK_SECONDS
+        return _GATHER_SECONDS if quick else 0.0
+
+
+@final
 class _Batch:
-    """The payloads of one batch, handed on together when they came in one turn of the loop."""
+    """The payloads of one batch, handed on together when they came at about the same time.
+
+    That is in one turn of the loop, or within milliseconds where loading takes less than
+    handing on does. The last of a batch do not wait.
+    """
 
     def __init__(
         self,
@@ -118,9 +145,12 @@ class _Batch:
         rows: Sequence[int],
         seeds: Sequence[int | None],
         held: Held | None,
+        pace: _Pace,
     ) -> None:
         self._executor = executor
         self._held = held
+        self._pace = pace
+        self._timer: asyncio.Handle | None = None
         self._slot = slot
         self._rows = rows
         self._seeds = seeds
@@ -140,7 +170,11 @@ class _Batch:
         if self._has_ended:
             return
         if not self._arrived:
-            self._loop.call_soon(self.flush)
+            delay = self._pace.delay
+            if delay:
+                self._timer = self._loop.call_later(delay, self.flush)
+            else:
+                self._timer = self._loop.call_soon(self.flush)
         self._arrived.append((position, payload))
         if self._held is not None:
             nbytes = payload_bytes(payload)
@@ -160,6 +194,8 @@ class _Batch:
     def end(self) -> None:
         """Take no more payloads; what was held of them is given back."""
         self._has_ended = True
+        if self._timer is not None:
+            self._timer.cancel()  # it would keep the slot
         self._give_back(self._nbytes + self._filling)
         self._nbytes = self._filling = 0
         self._arrived.clear()
@@ -189,6 +225,7 @@ class _Batch:
             return
         self._filling -= nbytes
         self._give_back(nbytes)
+        self._pace.note(len(rows), filled.seconds)
         self._seconds += filled.seconds
         self._retries += filled.retries
         self._columns.put_many(positions, filled.extras)

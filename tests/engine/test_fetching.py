@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from session_bench import LAYOUTS, ROWS, Executor
 from support import both_loops, run_on, until
 
+from aioloader._engine import fetching
 from aioloader._engine.fetching import Fetcher
 from aioloader._memory.arena import Arena, ArenaSlot, slot_bytes
 from aioloader._memory.segment import PrivateSegment
 from aioloader.errors import ItemError
+from aioloader.protocols import Filled
 
 
 class Store:
@@ -247,3 +249,33 @@ def test_every_row_is_fetched_and_loaded_or_the_first_failure_is_raised(
                 group.start_soon(one, f, arena, batch)
 
     run_on(loop, main())
+
+
+async def timed_fill(seconds: float) -> list[list[Any]]:
+    """Fill a batch of one row, which takes so long to load, and then one whose rows trickle in."""
+
+    class Timed(Executor):
+        async def fill(self, slot: Any, rows: Any, items: Any, seeds: Any) -> Any:
+            filled = await super().fill(slot, rows, items, seeds)
+            return Filled(filled.extras, seconds * len(rows), 0)
+
+    store, executor = Store(), Timed()
+    async with fetcher(store.fetch, executor) as f:
+        for items in ([9], [1, 2, 3, 4]):
+            filling = asyncio.ensure_future(
+                f.fill(await new_slot(), range(len(items)), items, [None] * len(items))
+            )
+            await until(lambda items=items: set(items) <= set(store.asked))
+            for item in items:
+                store.send(item)
+                for _ in range(3):
+                    await asyncio.sleep(0)
+            await filling
+    return executor.filling[1:]
+
+
+async def test_rows_that_are_quick_to_load_are_handed_on_together(monkeypatch: Any) -> None:
+    """Each hand-over costs more than they do; and the last of a batch waits for nobody."""
+    monkeypatch.setattr(fetching, "_GATHER_SECONDS", 30.0)
+    assert await timed_fill(1e-5) == [[10, 20, 30, 40]]
+    assert await timed_fill(1e-2) == [[10], [20], [30], [40]]
