@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import aioloader
-from aioloader import Batch, DataGroup, Loader, LoaderStatistics, testing
+from aioloader import Batch, DataGroup, Loader, LoaderStatistics, sources, testing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,7 +142,7 @@ def test_every_public_name_is_listed_and_every_listed_name_is_public() -> None:
 
 def test_what_the_feature_table_names_exists() -> None:
     """Public names, parameters of loaders and groups, and members of what they give."""
-    known = {*aioloader.__all__, "load", "async def"}
+    known = {*aioloader.__all__, *sources.__all__, "load", "async def"}
     known |= {f"aioloader.testing.{name}" for name in testing.__all__}
     for kind in (Loader, DataGroup):
         known |= {*inspect.signature(kind).parameters}
