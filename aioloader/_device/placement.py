@@ -119,12 +119,14 @@ class Placer:
         """Place a batch; blocks until nothing but jax arrays of the CPU reads the slot."""
         if self._function is not None:
             placed = self._function(arrays, layouts, additional, group)
+            some = [x for x in jax.tree.leaves(placed) if isinstance(x, jax.Array)]
         else:
             placed = jax.device_put(_presentable(arrays, layouts), self._target)
             for name, layout in layouts.items():
                 if placed[name].dtype != layout.jax_dtype:
                     placed[name] = placed[name].astype(layout.jax_dtype)
-        if not _stay_on_cpu(placed):
+            some = list(placed.values())[:1]  # the others are where this one is
+        if any(device.platform != "cpu" for array in some for device in array.devices()):
             _block_until_ready(placed)
         return placed  # type: ignore[no-any-return]
 
@@ -148,7 +150,7 @@ def _presentable(arrays: Arrays, layouts: Layouts) -> dict[str, np.ndarray]:
 
 def _converted(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     # What JAX would cut down to 32 bits first is converted here, where no bit is lost.
-    if array.dtype in (dtype, jax.dtypes.canonicalize_dtype(array.dtype)):
+    if array.dtype == dtype or array.dtype == jax.dtypes.canonicalize_dtype(array.dtype):
         return array
     return array.astype(dtype)
 
@@ -166,13 +168,3 @@ def _fault(placed: Mapping[str, Any], layouts: Layouts) -> str | None:
                 f"{layout.jax_dtype}{list(layout.shape)} is declared"
             )
     return None
-
-
-def _stay_on_cpu(placed: object) -> bool:
-    arrays = placed.values() if type(placed) is dict else jax.tree.leaves(placed)
-    return all(
-        device.platform == "cpu"
-        for array in arrays
-        if isinstance(array, jax.Array)
-        for device in array.devices()
-    )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, final
-
-import anyio
 
 from aioloader._executors import wire
 from aioloader._executors.chunks import RowCost
@@ -42,7 +41,7 @@ class Job:
     """One `fill`: counts its chunks down, gathers what they return and how they fail."""
 
     def __init__(self, rows: int) -> None:
-        self.done = anyio.Event()
+        self.done = asyncio.Event()  # one of anyio costs ten times as much
         self.abandoned = False
         self._columns = Columns(rows)
         self._left = 0

@@ -25,6 +25,7 @@ __all__ = ["PAGE", "Arena", "ArenaSlot", "slot_bytes"]
 PAGE = 4096
 _FIRST_WAIT_SECONDS = 50e-6
 _LAST_WAIT_SECONDS = 2e-3
+_FEW_WAITS = 4
 
 
 def slot_bytes(layouts: tuple[Layouts, ...]) -> int:
@@ -158,7 +159,8 @@ class Arena:
         """Wait for a free slot and lend it, laid out for ``rows`` rows of one of the layouts."""
         while not self._free:
             self._waiter = self._loop.create_future()
-            self.kick()
+            self._wait_seconds = _FIRST_WAIT_SECONDS
+            self._look()
             try:
                 await self._waiter
             finally:
@@ -168,8 +170,13 @@ class Arena:
 
     def kick(self) -> None:
         """Look at once for slots that have become free: the consumer has just moved on."""
-        self._wait_seconds = _FIRST_WAIT_SECONDS
-        self._look()
+        if self._waiter is None:
+            return
+        if self._wait_seconds > _FEW_WAITS * _FIRST_WAIT_SECONDS:  # the next look is far away
+            self._wait_seconds = _FIRST_WAIT_SECONDS
+            self._look()
+        else:
+            self._reclaim()
 
     def _look(self) -> None:
         # By a timer, and not by the feeder: a task that is woken costs as much as ten looks.
