@@ -82,6 +82,7 @@ class Record:
     deaths: int = 0
     cancelled: int = 0
     hits: int = 0
+    errors: list[str] = field(default_factory=list)
 
 
 async def part(loader: Loader[Any], run: Configuration, record: Record, stop: int | None) -> Any:
@@ -132,8 +133,9 @@ async def following(
             raise
         except TimeoutError:
             record.cancelled += 1
-        except LoadError:
+        except LoadError as error:
             record.failed += 1
+            record.errors.append(f"{type(error).__name__}: {error}")
 
 
 async def ended_by(
@@ -158,6 +160,7 @@ async def ended_by(
             record.rows += len(waiting.result().indices)
         elif not waiting.cancelled() and isinstance(waiting.exception(), LoadError):
             record.failed += 1
+            record.errors.append(repr(waiting.exception()))
     if stop == "aclose":
         await loader.aclose()
     return loader.get_state()
@@ -212,6 +215,10 @@ def run_one(seed: int, tally: Tally) -> str:
         with no_leaks(), asyncio.Runner(loop_factory=factory) as runner, faults(*run.faults):
             record = runner.run(whole(run))
         wrong = judge(run, record, clean.digests)
+        if wrong:
+            print(
+                f"{len(record.digests)} of {len(clean.digests)} batches", *record.errors, sep="\n  "
+            )
         count(tally, run, record)
     except Exception as error:
         wrong = "left behind" if "left behind" in str(error) else "corrupt"
