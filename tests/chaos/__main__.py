@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from chaos import cancellation, killing, matrix, random_runs, recovery, sharing, soak
+from chaos import cancellation, killing, matrix, random_runs, recovery, remote, sharing, soak
 
 
 def main() -> int:
@@ -39,6 +39,11 @@ def main() -> int:
     command.add_argument("--seconds", type=float, default=60.0)
     command.add_argument("--seed", type=int, default=0)
     command.set_defaults(run=lambda o: sharing.main(o.seconds, o.seed))
+
+    command = commands.add_parser("remote", help="data from a server that fails and dies")
+    command.add_argument("--seconds", type=float, default=300.0)
+    command.add_argument("--seed", type=int)
+    command.set_defaults(run=lambda o: remote.main(o.seconds, o.seed))
 
     command = commands.add_parser("soak", help="an hour of loaders, and what grows meanwhile")
     command.add_argument("--seconds", type=float, default=3600.0)
