@@ -45,7 +45,6 @@ LOADERS = {
 SHORT_PEERS = (
     "hydrax",
     "grain_threads",
-    "grain_processes",
     "torch",
     "nodes_threads",
     "spdl_threads",

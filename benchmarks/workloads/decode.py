@@ -25,7 +25,7 @@ WORKLOAD = Workload(
     limit="bare",
     loaders=("bare", *(name for name in LOADERS if name != "ours_vectorized")),
     short=("bare", "ours", *SHORT_PEERS),
-    short_scale=0.4,
+    short_scale=0.3,
     reach="≥ 0.98 of two bare processes at ≤ 1.1 x their CPU",
     prepares=True,
 )
