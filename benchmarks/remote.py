@@ -181,7 +181,7 @@ def decoding(server: Server) -> None:
         both = server.measure("ours", decode=times, count=count)
         check([decode, fetch, both])
         ratios.append(both["rate"] / min(decode["rate"], fetch["rate"]))
-        lags.append(per_cent(both["lags"], 0.99) - per_cent(both["idle_lags"], 0.99))
+        lags.append(both["lag"] - both["idle_lag"])
     print(
         f"fetching and 2 ms of decoding, 1 worker: {told(ratios)} of the slower of the two alone; "
         f"p99 of the loop's lag beyond idle {statistics.median(lags) * 1e3:+.1f} ms"

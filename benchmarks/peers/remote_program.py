@@ -67,6 +67,10 @@ def measure(made: Any, digest: Digest) -> dict[str, Any]:
     return figures.result()
 
 
+def percentile(lags: list[float], share: float) -> float:
+    return sorted(lags)[int(share * len(lags))]
+
+
 async def measure_async(made: Any, digest: Digest) -> dict[str, Any]:
     """Do the same with asynchronous ones, and sample the loop meanwhile."""
     async with Ticker() as idle:
@@ -79,7 +83,8 @@ async def measure_async(made: Any, digest: Digest) -> dict[str, Any]:
         async for batch in await anext(made):
             figures.take(batch)
             del batch
-    result = {**figures.result(), "lags": ticker.lags, "idle_lags": idle.lags}
+    lags = {"lag": percentile(ticker.lags, 0.99), "idle_lag": percentile(idle.lags, 0.99)}
+    result = {**figures.result(), **lags}
     await made.aclose()
     return result
 

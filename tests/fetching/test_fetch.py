@@ -297,6 +297,15 @@ def test_hedges_are_a_tenth_of_requests_at_most(virtually: Any) -> None:
     assert store.most <= 44
 
 
+def test_hedges_that_hang_are_a_tenth_of_those_in_flight_at_most(virtually: Any) -> None:
+    """However many others have answered meanwhile."""
+    store = Store(lambda item, attempt: 1000.0 if item % 8 == 0 and item > 40 else item % 7 / 9)
+    options = {"attempt_timeout": None, "item_timeout": None}
+    figures = hedging(store, 400, virtually, concurrency=40, **options)
+    assert figures.hedges > 4
+    assert store.most <= 44
+
+
 def test_hedges_and_time_outs_and_retries_together(virtually: Any) -> None:
     def plan(item: int, attempt: int) -> Any:
         return random.choice([None] * 6 + [3.0, 90.0, Refused(500), Refused(408, 2.0)])

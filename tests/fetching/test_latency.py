@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from hypothesis import given
@@ -35,6 +36,11 @@ def test_threads_may_add_at_once() -> None:
             latency.add(float((first + number * 7919) % 1000))
             latency.quantile(0.5)
 
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(add, range(4)))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(add, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
     assert sorted(latency._aged) == latency._sorted
