@@ -142,7 +142,7 @@ async def test_slow_loading_holds_fetching_back() -> None:
     class Slow(Executor):
         async def fill(self, slot: Any, rows: Any, items: Any, seeds: Any) -> Any:
             nonlocal inside
-            await turns(20)
+            await (turns(20) if self.filling else asyncio.sleep(0.03))
             filled = await super().fill(slot, rows, [0] * len(rows), seeds)
             inside -= 100 * len(rows)
             return filled
