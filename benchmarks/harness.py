@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.loaders import LIMITS, LOADERS
+from benchmarks.peers.enclosure import private_mounts
 from benchmarks.program import Setting
 
 if TYPE_CHECKING:
@@ -28,7 +29,12 @@ ROOT = Path(__file__).parents[1]
 PATIENCE = 90.0
 """Seconds after which a run is given up."""
 
+NO_FIGURES = "no figures"
+"""What is wrong with a program that ends well and prints none, as preparing does."""
+
 _POLL_SECONDS = 0.01
+_TIDYING_SECONDS = 2.0  # which processes that clear away have when a program has ended
+_ENDING_SECONDS = 10.0  # which the killed ones have
 _MOST_FAILURES = 2  # then a loader is not asked again in this workload
 
 
@@ -98,7 +104,7 @@ def compare(
         if workload.prepares:
             setting = Setting("prepare", "", form.size(workload), scratch)
             failed = execute(python, name, setting)["wrong"]
-            if failed:
+            if failed != NO_FIGURES:
                 tell(f"{name}: not prepared: {failed}")
         outcomes: list[Outcome] = []
         for number, case, loader in turns(workload, form):
@@ -135,7 +141,8 @@ def _brief(workload: Workload, outcome: Outcome) -> str:
 
 def execute(python: str, workload: str, setting: Setting) -> dict[str, Any]:
     """Run one program, and end all that it leaves; returns its figures."""
-    command = (python, "-m", "benchmarks.program", workload, json.dumps(asdict(setting)))
+    program_of = (python, "-m", "benchmarks.program", workload, json.dumps(asdict(setting)))
+    command = (*private_mounts(), *program_of)  # what is left in /dev/shm goes with its mount
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         program = subprocess.Popen(
             command,
@@ -146,23 +153,39 @@ def execute(python: str, workload: str, setting: Setting) -> dict[str, Any]:
             env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
             start_new_session=True,
         )
-        in_time = _ended(program.pid)
+        in_time = _wait(lambda: _ended(program.pid), PATIENCE)
+        _wait(lambda: not _members(program.pid), _TIDYING_SECONDS if in_time else 0)
         with contextlib.suppress(ProcessLookupError):  # its number is taken until it is waited for
             os.killpg(program.pid, signal.SIGKILL)
+        _wait(lambda: not _members(program.pid), _ENDING_SECONDS)
         status = program.wait()
         if not in_time:
             return {"wrong": f"no end within {PATIENCE:.0f} s"}
         return _figures(status, _text(output), _text(errors))
 
 
-def _ended(pid: int) -> bool:
-    """Wait for a process without taking its status, for as long as there is patience."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
-            return True
+def _wait(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait for a condition, for so long; returns whether it came true."""
+    deadline = time.monotonic() + seconds
+    while not (met := condition()) and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
-    return False
+    return met
+
+
+def _ended(pid: int) -> bool:
+    """Tell whether a child has ended, without taking its status."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+
+
+def _members(session: int) -> list[int]:
+    """Return the processes of a session that still run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session and fields[0] not in "ZX":
+                found.append(int(path.parent.name))
+    return found
 
 
 def _text(file: Any) -> str:
@@ -173,7 +196,7 @@ def _text(file: Any) -> str:
 def _figures(status: int, output: str, errors: str) -> dict[str, Any]:
     lines = [line for line in output.splitlines() if line.startswith("{")]
     if status == 0:
-        return {"wrong": "", **(json.loads(lines[-1]) if lines else {})}
+        return {"wrong": "", **json.loads(lines[-1])} if lines else {"wrong": NO_FIGURES}
     said = [line for line in errors.splitlines() if line[:1].isalpha() and ":" in line]
     return {"wrong": f"status {status}: {said[-1] if said else 'no message'}"[:200]}
 

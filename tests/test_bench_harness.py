@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from benchmarks import loaders
+from benchmarks import harness, loaders
 from benchmarks.consumer import ENDS, Consumer
 from benchmarks.harness import Form, Outcome, compare, execute, load_workload, turns
 from benchmarks.loaders import Work
@@ -43,6 +43,17 @@ def test_a_small_run_of_ours_and_the_limit() -> None:
 def test_a_run_that_fails_is_void_and_says_why() -> None:
     """A loader that is not there has no figures, and its message is kept."""
     assert "nobody" in execute(sys.executable, "tiny", Setting("nobody"))["wrong"]
+
+
+def test_a_run_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that outlives its program is ended before the next one begins."""
+    monkeypatch.setattr(harness, "_TIDYING_SECONDS", 0.1)
+    stand_in = tmp_path / "python"
+    stand_in.write_text("#!/bin/sh\nsleep 60 & echo $! > " + str(tmp_path / "pid") + "\n")
+    stand_in.chmod(0o755)
+    assert execute(str(stand_in), "tiny", Setting("ours"))["wrong"] == "no figures"
+    pid = int((tmp_path / "pid").read_text())
+    assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text()
 
 
 def batches() -> Batches:
