@@ -38,7 +38,7 @@ lint: $(INSTALLED) ## Check the code with ruff
 types: $(INSTALLED) ## Check the types with mypy
 	$(RUN) -m mypy
 
-chaos: $(INSTALLED) ## Ten minutes of random faults (CHAOS="matrix", cancellation, killing, recovery, sharing)
+chaos: $(INSTALLED) ## Ten minutes of random faults (CHAOS="matrix", cancellation, killing, recovery, sharing, remote)
 	@PYTHONPATH=tests $(RUN) -W error -m chaos $(CHAOS)
 
 soak: $(INSTALLED) ## An hour of loaders, and what grows meanwhile

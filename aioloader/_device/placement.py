@@ -10,6 +10,7 @@ import anyio
 import jax
 import numpy as np
 
+from aioloader._device.putting import put
 from aioloader.errors import LayoutError
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Placer:
             placed = self._function(arrays, layouts, additional, group)
             some = [x for x in jax.tree.leaves(placed) if isinstance(x, jax.Array)]
         else:
-            placed = jax.device_put(_presentable(arrays, layouts), self._target)
+            placed = put(_presentable(arrays, layouts), self._target)
             for name, layout in layouts.items():
                 if placed[name].dtype != layout.jax_dtype:
                     placed[name] = placed[name].astype(layout.jax_dtype)
