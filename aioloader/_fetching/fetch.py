@@ -259,7 +259,7 @@ class _Run:
         limit = self._policy.item_timeout
         self._deadline = None if limit is None else started + limit
         self._attempts = 0
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._judgement = Judgement(passes=True)
         self._is_hedging = False
         self.entered = True
@@ -346,6 +346,9 @@ class _Run:
 
     def _refused(self, error: Exception) -> None:
         policy = self._policy
+        if isinstance(error, FetchError):  # of a request that has a policy itself
+            self._attempts, self._error = error.attempts, error.__cause__
+            self._fail(f"{error.key}: {error.reason}")
         judgement = judge(error)
         if policy.retry_on is not None:
             passes = bool(policy.retry_on(error))
@@ -360,15 +363,20 @@ class _Run:
             self._give_up(f"retries={policy.retries} are used up")
 
     def _give_up(self, why: str) -> NoReturn:
-        self._fetch.counts.failed += 1
-        error, self._error = self._error, None
+        error = self._error
         assert error is not None
         text = redact(str(error))
-        cause = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        kind = type(error).__name__
+        del error
+        self._fail(f"{kind}: {text} ({why})" if text else f"{kind} ({why})")
+
+    def _fail(self, reason: str) -> NoReturn:
+        self._fetch.counts.failed += 1
+        error, self._error = self._error, None
         name, seconds = self._fetch.describe(self._item), time.monotonic() - self._started
         try:
-            raise FetchError(name, self._attempts, seconds, f"{cause} ({why})") from (
-                error if is_clean(error) else None
+            raise FetchError(name, self._attempts, seconds, reason) from (
+                error if error is not None and is_clean(error) else None
             )
         finally:
             del error

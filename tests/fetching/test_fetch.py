@@ -188,6 +188,22 @@ def test_what_stays_is_told_at_once(virtually: Any) -> None:
         virtually.run(lambda: Fetch(store, policy())("x"))
 
 
+def test_what_gives_up_within_another_is_told_once(virtually: Any) -> None:
+    """A sample of several requests, each with the policy: key, attempts and cause are theirs."""
+    store = Store(lambda item, attempt: ConnectionResetError("gone"))
+    inner = Fetch(store, policy(retries=2))
+
+    async def sample(number: int) -> object:
+        return await inner("a.tar")
+
+    outer = Fetch(sample, policy(retries=5))
+    with pytest.raises(FetchError, match=r"3 could not be fetched: 3 attempts .*'a.tar'.* gone"):
+        virtually.run(lambda: outer(3))
+    assert outer.statistics().requests == 1
+    assert inner.statistics().requests == 3
+    assert outer.statistics().failed == 1
+
+
 def test_the_program_may_judge_errors_itself(virtually: Any) -> None:
     asked: list[str] = []
 
