@@ -348,7 +348,11 @@ def test_a_wrong_argument_is_an_error_that_names_it(
         DataGroup(arguments.pop("batch_size"), arguments.pop("data"), **arguments)
 
 
-@pytest.mark.parametrize("data", [[], (), "", range(0), np.zeros((0, 3)), iter(())], ids=repr)
+@pytest.mark.parametrize(
+    "data",
+    [[], (), "", range(0), np.zeros((0, 3)), iter(())],
+    ids=["list", "tuple", "str", "range", "array", "iterator"],
+)
 def test_empty_data_are_an_error_that_says_so(data: Any) -> None:
     """Not a division by zero later, and by the name of the parameter."""
     for drop_remainder in (True, False):
