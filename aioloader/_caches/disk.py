@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
+import anyio
 import xxhash
 
 from aioloader._caches.directory import Directory, NotPlain
@@ -39,6 +40,7 @@ IDENTITY = "identity.json"
 _logger = logging.getLogger("aioloader.cache")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+_LEAVE_SECONDS, _LOOK_SECONDS = 0.2, 0.5e-3
 # Verifying keeps a core busy: one of two is left to the event loop, which waits for no slice.
 _READERS, _NICE = (2 if (os.cpu_count() or 1) > 2 else 1), 10
 _LOGGED = 10
@@ -258,6 +260,8 @@ class DiskCache:
                 readers.shutdown()
             if directory is not None:
                 directory.close()
+            if readers is not None:
+                await _wait_ended(readers)
 
     def _require_open(self) -> FileThreads:
         if self._readers is None:
@@ -337,6 +341,13 @@ class DiskCache:
         more = "" if self._entries_told < _LOGGED else "; more of the kind are only counted"
         if self._entries_told <= _LOGGED:
             _logger.warning("the cache in %s: entry %s %s%s", self._path, about, what, more)
+
+
+async def _wait_ended(threads: FileThreads) -> None:
+    """Have what is just being read arrive and be dropped; a disk that hangs is left alone."""
+    with anyio.move_on_after(_LEAVE_SECONDS, shield=True):
+        while threads.are_alive:  # noqa: ASYNC110 - the end of a thread sets no event
+            await anyio.sleep(_LOOK_SECONDS)
 
 
 def _let_go(buffer: object) -> None:

@@ -211,6 +211,35 @@ async def test_an_entry_is_unmapped_off_the_event_loop(tmp_path: Path) -> None:
     cache.discard(bytearray())
 
 
+@pytest.mark.parametrize("answers", [True, False])
+async def test_a_cancelled_read_is_over_when_the_cache_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    """Nobody gets what it brings; a disk that never answers is not waited for."""
+    begun, go_on, read = threading.Event(), threading.Event(), entry.EntryFormat.open
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        begun.set()
+        assert go_on.wait(50)
+        return read(*arguments, **options)
+
+    async with opened(tmp_path) as cache:
+        await fill(cache, key(0))
+        monkeypatch.setattr(entry.EntryFormat, "open", slow)
+        reading = asyncio.ensure_future(cache.read(key(0)))
+        await until(begun.is_set)
+        reading.cancel()
+        await asyncio.wait([reading])
+        closing = asyncio.ensure_future(cache.aclose())
+        await asyncio.sleep(0)
+        if answers:
+            go_on.set()
+        await closing
+        names = {thread.name for thread in threading.enumerate()}
+        assert any(name.startswith("aioloader-cache-read") for name in names) is not answers
+        go_on.set()
+
+
 async def test_an_entry_of_other_settings_is_a_mismatch(tmp_path: Path) -> None:
     """Also where somebody has copied it into this cache, or renamed it within."""
     async with opened(tmp_path / "a") as cache:
