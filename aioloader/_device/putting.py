@@ -20,7 +20,7 @@ Put = Callable[[np.ndarray], jax.Array]
 # Most of what `jax.device_put` does is for transformations and shardings, and takes six times as
 # long as the call that it ends in. That one is no part of JAX's interface: it is asked for by
 # name, and used only where it has been seen to give just what `device_put` gives.
-_INNER = ("jax._src.interpreters.pxla", "batched_device_put")
+_INNER = ("xla_client", "batched_device_put")
 _PLAIN = frozenset("?bBhHiIefF")  # these mean the same whatever `jax_enable_x64` says
 
 
@@ -44,7 +44,7 @@ def _inner() -> Put | None:
     if device.platform != "cpu":
         return None
     try:
-        function = getattr(importlib.import_module(_INNER[0]), _INNER[1])
+        function: Any = functools.reduce(getattr, _INNER, importlib.import_module("jax._src.lib"))
         sharding, devices = jax.sharding.SingleDeviceSharding(device), [device]
 
         @functools.lru_cache(256)
@@ -53,7 +53,7 @@ def _inner() -> Put | None:
 
         def inner(array: np.ndarray) -> jax.Array:
             kind = aval(array.shape, array.dtype)
-            placed: jax.Array = function(kind, sharding, [array], devices, committed=False)
+            placed: jax.Array = function(kind, sharding, [array], devices, False)
             return placed
 
         same = all(_is_same(inner(x), jax.device_put(x), x) for x in _examples())

@@ -78,7 +78,7 @@ class Conveyor(Generic[K, V]):
         self._belt: deque[Outcome[K, V]] = deque()
         self._group: TaskGroup | None = None
         self._feeding: anyio.CancelScope | None = None
-        self._change: asyncio.Event | None = None
+        self._watching: list[asyncio.Future[bool]] = []
         self._begun: deque[Outcome[K, V]] = deque()
         self._idle: list[asyncio.Future[None]] = []
         self._exhausted = False
@@ -130,11 +130,20 @@ class Conveyor(Generic[K, V]):
         """Return what `take` would, and leave it there."""
         return self._belt[0] if self._belt and self._belt[0].done else None
 
-    async def changed(self) -> None:
-        """Wait until something has happened on the belt."""
-        if self._change is None:
-            self._change = asyncio.Event()  # one of anyio costs ten times as much
-        await self._change.wait()
+    async def changed(self, timeout: float | None = None) -> bool:
+        """Wait until something happens on the belt; returns False after ``timeout`` seconds."""
+        # By hand: an event and a cancel scope of anyio cost more than all that `take` does.
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[bool] = loop.create_future()
+        self._watching.append(turn)
+        timer = None if timeout is None else loop.call_later(timeout, _settle, turn, False)
+        try:
+            return await turn
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if turn in self._watching:  # late, or cancelled
+                self._watching.remove(turn)
 
     def stop_feeding(self) -> None:
         """Begin no more tickets; those under way go on."""
@@ -201,9 +210,14 @@ class Conveyor(Generic[K, V]):
         self._changed()
 
     def _changed(self) -> None:
-        change, self._change = self._change, None
-        if change is not None:
-            change.set()
+        watching, self._watching = self._watching, []
+        for turn in watching:
+            _settle(turn, True)
+
+
+def _settle(turn: asyncio.Future[bool], result: bool) -> None:
+    if not turn.done():
+        turn.set_result(result)
 
 
 async def _draw(tickets: Iterator[K]) -> K | None:

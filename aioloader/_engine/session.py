@@ -208,9 +208,14 @@ class Session:
             loaded = outcome.value
             self._loans[outcome.permit.index] = (loaded.ticket, time.monotonic())  # type: ignore[attr-defined]
             self.meter.deliver(loaded.ticket.rows, loaded.nbytes)
-            if self._arena is not None:
+            if self._arena is not None and not self._arena.looks_soon:
                 self._loop.call_soon(self._arena.kick)
         return outcome
+
+    def kick(self) -> None:
+        """Look for slots that have become free: the consumer has just dropped a batch, maybe."""
+        if self._arena is not None:
+            self._arena.kick()
 
     def peek(self) -> Outcome[Ticket, Loaded] | None:
         """Return what `take` would, and leave it there."""
@@ -228,12 +233,13 @@ class Session:
             raise self._conveyor.failure
         return True
 
-    async def changed(self) -> None:
-        """Wait until it is worth to look again."""
-        if self._conveyor is None:
+    async def changed(self, timeout: float | None = None) -> bool:
+        """Wait until it is worth to look again; returns False after ``timeout`` seconds."""
+        if self._conveyor is not None:
+            return await self._conveyor.changed(timeout)
+        with anyio.move_on_after(timeout) as scope:
             await self._opened.wait()
-        else:
-            await self._conveyor.changed()
+        return not scope.cancelled_caught
 
     def check_loop(self) -> None:
         """Raise :class:`RuntimeError` on any other loop than the session's own."""

@@ -32,6 +32,8 @@ class Part(NamedTuple):
 
     def take(self, start: int, stop: int) -> Part:
         """Return the part for the positions ``start`` to ``stop``."""
+        if start == 0 and stop == len(self.rows):
+            return self
         cut = slice(start, stop)
         return self._replace(rows=self.rows[cut], items=self.items[cut], seeds=self.seeds[cut])
 
@@ -41,14 +43,28 @@ class Job:
     """One `fill`: counts its chunks down, gathers what they return and how they fail."""
 
     def __init__(self, rows: int) -> None:
-        self.done = asyncio.Event()  # one of anyio costs ten times as much
+        self.is_done = False
         self.abandoned = False
+        self._waiter: asyncio.Future[None] | None = None
         self._columns = Columns(rows)
         self._left = 0
         self._seconds = 0.0
         self._retries = 0
         self._errors: list[ItemError] = []
         self._deaths: dict[int, int] = {}
+
+    async def wait(self) -> Filled:
+        """Wait for all chunks; returns what was filled, or raises the first row's error.
+
+        For one task. Where it is cancelled, the job is abandoned.
+        """
+        if not self.is_done:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self.abandoned = not self.is_done
+        return self.result()
 
     def expect(self, chunks: int) -> None:
         """Wait for ``chunks`` chunks more."""
@@ -81,7 +97,9 @@ class Job:
     def _count_down(self) -> None:
         self._left -= 1
         if self._left == 0:
-            self.done.set()
+            self.is_done = True
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
 
 
 @final

@@ -116,11 +116,7 @@ class ProcessExecutor:
         ):
             ledger.unsent.append(Pending(job, number, start, stop, part, message, slot.hold))
         self._supervisor.flush()
-        try:
-            await job.done.wait()
-        finally:
-            job.abandoned = not job.done.is_set()
-        return job.result()
+        return await job.wait()
 
 
 def pickle_work(work: Work) -> bytes:

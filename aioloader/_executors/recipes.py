@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aioloader._memory.layout import RowViews
 
 __all__ = [
+    "BEAT",
     "Columns",
     "RowFailed",
     "backoff_seconds",
@@ -25,6 +26,9 @@ __all__ = [
     "spans",
 ]
 
+
+BEAT = 1 << 40
+"""What is added to a row's number for a sign of life: the remainder is the row."""
 
 _BEAT_SECONDS = 0.01
 
@@ -92,29 +96,26 @@ def fill_rows(
 ) -> Filled:
     """Call ``load`` for each row; ``mark`` hears of a row before its item is touched.
 
-    Raises :class:`RowFailed` for the first row that fails ``retries + 1`` times.
+    While a row waits for its next try, ``mark`` hears of it again and again, each time with one
+    `BEAT` more. Raises :class:`RowFailed` for the first row that fails ``retries + 1`` times.
     """
     columns = Columns(len(rows))
-    retried = position = row = 0
-    view_of = views.row
+    retried, position = 0, -1
     started = time.perf_counter()
-    attempts = retries
-    todo = enumerate(zip(rows, items, seeds, strict=True))
-    for position, (row, item, seed) in todo:
+    # Tiny items cost less than what would be easier to read here.
+    for row, item, seed, arrays in zip(rows, items, seeds, views.take(rows), strict=True):
         mark(row)
-        while True:
-            try:
-                returned = load(item, view_of(row), seed)
-                if returned is not None:
-                    columns.put(position, returned)
-                break
-            except BaseException as error:
-                if attempts == 0 or not isinstance(error, Exception):
-                    raise RowFailed(row, error) from error
-                attempts -= 1
-                retried += 1
-                _pause(backoff_seconds(retries - attempts), mark, row)
-        attempts = retries
+        position += 1
+        try:
+            returned = load(item, arrays, seed)
+            if returned is not None:
+                columns.put(position, returned)
+        except BaseException as error:
+
+            def again(position: int = position, given: Any = (item, arrays, seed)) -> None:
+                columns.put(position, load(*given))
+
+            retried += _retry(again, error, row, mark, retries)
     return Filled(columns.result(), time.perf_counter() - started, retried)
 
 
@@ -132,19 +133,18 @@ def fill_spans(
     retried = 0
     started = time.perf_counter()
     for first, last in spans(rows):
-        start, stop = rows[first], rows[last - 1] + 1
+        start = rows[first]
         mark(start)
-        for attempt in range(retries + 1):
-            try:
-                chunk = items[first:last]
-                returned = load(chunk, views.span(start, stop), list(seeds[first:last]))
-                columns.put_many(range(first, last), returned)
-                break
-            except BaseException as error:
-                if attempt == retries or not isinstance(error, Exception):
-                    raise RowFailed(start, error) from error
-                retried += 1
-                _pause(backoff_seconds(attempt + 1), mark, start)
+
+        def attempt(first: int = first, last: int = last, views: Any = views) -> None:
+            arrays = views.span(rows[first], rows[last - 1] + 1)
+            returned = load(items[first:last], arrays, list(seeds[first:last]))
+            columns.put_many(range(first, last), returned)
+
+        try:
+            attempt()
+        except BaseException as error:
+            retried += _retry(attempt, error, start, mark, retries)
     return Filled(columns.result(), time.perf_counter() - started, retried)
 
 
@@ -183,10 +183,32 @@ def is_coroutine_function(function: object) -> bool:
     return inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
+def _retry(
+    attempt: Callable[[], None],
+    error: BaseException,
+    row: int,
+    mark: Callable[[int], None],
+    retries: int,
+) -> int:
+    """Try again after ``error``; returns how often, or raises RowFailed."""
+    latest = error
+    for tried in range(1, retries + 1):
+        if not isinstance(latest, Exception):
+            break
+        _pause(backoff_seconds(tried), mark, row)
+        try:
+            attempt()
+        except BaseException as another:
+            latest = another
+        else:
+            return tried
+    raise RowFailed(row, latest) from latest
+
+
 def _pause(seconds: float, mark: Callable[[int], None], row: int) -> None:
     # Waiting for the next try is no sign of an item that hangs: the heart goes on beating.
-    for _ in range(math.ceil(seconds / _BEAT_SECONDS)):
-        mark(row)
+    for beat in range(1, math.ceil(seconds / _BEAT_SECONDS) + 1):
+        mark(row + beat * BEAT)
         time.sleep(_BEAT_SECONDS)
     mark(row)
 

@@ -113,6 +113,8 @@ class Supervisor:
         crew = self._crew
         if crew is None or self._state is not _State.RUNNING:
             return
+        if not self._ledger.unsent and not self._writing:
+            return
         try:
             while (pending := self._ledger.next_unsent()) is not None:
                 wire.send(crew.socket, pending.message)
@@ -161,7 +163,7 @@ class Supervisor:
 
     def _on_readable(self, crew: Crew) -> None:
         if crew is self._crew and self._state is _State.RUNNING:
-            self._receive(crew, _READS_PER_WAKE)
+            self._receive(crew, 1)  # to find that there is no other costs more than a wake-up
             self.flush()
 
     def _receive(self, crew: Crew, limit: int) -> bool:
@@ -182,7 +184,7 @@ class Supervisor:
         number = wire.tag_of(packet)
         self._ledger.answered(number)
         if descriptor is None:
-            self._read(number, lambda: wire.decode(packet, None))
+            self._read(number, wire.decode, packet, None)
             return
         reading = self._loop.run_in_executor(self._reader, wire.decode, packet, descriptor)
         reading.add_done_callback(lambda done: self._on_read(number, descriptor, done))
@@ -192,15 +194,15 @@ class Supervisor:
             os.close(descriptor)
         else:
             self._read(number, reading.result)
+            self.flush()
 
-    def _read(self, number: int, answer: Callable[[], tuple[Any, ...]]) -> None:
+    def _read(self, number: int, answer: Callable[..., tuple[Any, ...]], *args: Any) -> None:
         try:
-            kind, *values = answer()
+            kind, *values = answer(*args)
         except Exception as error:  # what `load` returned does not unpickle here
             self._ledger.fail(number, None, Failure.capture(error))
         else:
             self._acknowledge(kind, *values)
-        self.flush()
 
     def _acknowledge(self, kind: int, *values: Any) -> None:
         if kind == ACK_DONE:

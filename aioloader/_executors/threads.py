@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, final
 import anyio
 
 from aioloader._executors.failures import Failure
-from aioloader._executors.recipes import RowFailed, fill_rows, fill_spans
+from aioloader._executors.recipes import BEAT, RowFailed, fill_rows, fill_spans
 from aioloader._executors.watch import Watch
 from aioloader._faults import arm
 from aioloader._memory.layout import RowViews
@@ -50,12 +50,12 @@ class _Job:
     def mark(self, row: int) -> None:
         if self.abandoned:
             raise _Abandoned
-        self.row = row
+        self.row = row % BEAT
         self.beat += 1
 
     def run(self) -> None:
         try:
-            self.mark(-1)
+            self.beat += 1
             self.filled = self._run(self.mark)
         except _Abandoned:
             return

@@ -36,6 +36,8 @@ _APART_BYTES = 8 * 1024
 _TAG = struct.Struct("<BQ")  # a mark, and a number that can be read without decoding
 _PARCEL = struct.Struct("<BQQQ")  # the same, the bytes of the parcel, the bytes of its head
 _MARK_INLINE, _MARK_PARCEL = 0, 1
+_DESCRIPTOR = struct.Struct("@i")
+_ANCILLARY_BYTES = socket.CMSG_LEN(_DESCRIPTOR.size)
 _PACKET_BYTES = INLINE_BYTES + 64
 _IOV_MAX = 512
 _ALIGNMENT = 64
@@ -98,8 +100,11 @@ def send(sock: socket.socket, message: Message) -> None:
 
 def receive(sock: socket.socket) -> tuple[bytes, int | None]:
     """Receive one packet and the descriptor that came with it; ``b""`` is the end."""
-    packet, descriptors, _flags, _address = socket.recv_fds(sock, _PACKET_BYTES, 1)
-    return packet, (descriptors[0] if descriptors else None)
+    packet, ancillary, _flags, _address = sock.recvmsg(_PACKET_BYTES, _ANCILLARY_BYTES)
+    if not ancillary:
+        return packet, None
+    (descriptor,) = _DESCRIPTOR.unpack_from(ancillary[0][2])
+    return packet, descriptor
 
 
 def tag_of(packet: bytes) -> int:

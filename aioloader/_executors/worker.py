@@ -19,13 +19,13 @@ import numpy as np
 
 from aioloader._executors import wire
 from aioloader._executors.failures import Failure
-from aioloader._executors.recipes import RowFailed, fill_rows, fill_spans
+from aioloader._executors.recipes import BEAT, RowFailed, fill_rows, fill_spans
 from aioloader._faults import Fault, Trigger
 from aioloader._memory.layout import RowViews, layout_bytes, view
 from aioloader._memory.segment import map_descriptor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from aioloader.protocols import Filled, Layouts, Work
 
@@ -53,7 +53,13 @@ class Board:
 
     def __init__(self, buffer: Any, offset: int, index: int) -> None:
         start = offset + index * self.CELL_BYTES
-        self._cell = memoryview(buffer)[start : start + self.CELL_BYTES].cast("q")
+        self._cell = cell = memoryview(buffer)[start : start + self.CELL_BYTES].cast("q")
+
+        def mark(row: int) -> None:  # for each row: half of what a method would take
+            cell[1] = row
+
+        self.mark = mark
+        """Says which row comes next; `BEAT` s on top of it are signs of life."""
 
     @staticmethod
     def nbytes(num_workers: int) -> int:
@@ -67,18 +73,13 @@ class Board:
     def begin(self, chunk: int) -> None:
         """Say which chunk is being worked on."""
         self._cell[1] = -1
+        self._cell[2] += 1
         self._cell[0] = chunk
 
-    def mark(self, row: int) -> None:
-        """Say which row comes next."""
-        cell = self._cell
-        cell[1] = row
-        cell[2] += 1
-
-    def read(self) -> tuple[int, int, int]:
-        """Return the chunk (or `IDLE`), the row (-1 before the first), and the heartbeat."""
-        chunk, row, beat = self._cell[:3].tolist()
-        return chunk, row, beat
+    def read(self) -> tuple[int, int, Hashable]:
+        """Return the chunk (or `IDLE`), the row (-1 before the first), and a sign of life."""
+        chunk, mark, beat = self._cell[:3].tolist()
+        return chunk, (mark % BEAT if mark >= 0 else -1), (mark, beat)
 
 
 @final

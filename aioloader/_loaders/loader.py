@@ -40,7 +40,7 @@ __all__ = ["Dataloader", "Loader"]
 D = TypeVar("D")
 Groups = DataGroup[D] | Iterable[DataGroup[D]]
 
-_TURNS = 4
+_TURNS = 2
 
 _logger = logging.getLogger("aioloader")
 
@@ -238,9 +238,11 @@ class Loader(Checkpointable, Generic[D]):
         """
         # A consumer that never waits would keep the loop from refilling the slots that it
         # frees: from a slot's return to its work in the workers' hands takes these turns.
-        self._session()
-        for _ in range(_TURNS):
-            await asyncio.sleep(0)  # a fifth of what a checkpoint of anyio's costs
+        session = self._session()
+        session.kick()
+        if session.peek() is not None:
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)  # a fifth of what a checkpoint of anyio's costs
         await self._caches.room()
         while True:
             session = self._session()

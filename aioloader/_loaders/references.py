@@ -8,8 +8,6 @@ import types
 import weakref
 from typing import TYPE_CHECKING, Any, final
 
-import anyio
-
 from aioloader.errors import BatchTimeoutError
 
 if TYPE_CHECKING:
@@ -66,9 +64,7 @@ async def wait_changed(
     session: Session, timeout: float, depth: int, references: References
 ) -> None:
     """Wait until it is worth to look again; raises BatchTimeoutError after ``timeout`` seconds."""
-    with anyio.move_on_after(timeout) as scope:
-        await session.changed()
-    if scope.cancelled_caught:
+    if not await session.changed(timeout):
         loading = session.counts[1]
         raise BatchTimeoutError(_explain(timeout, session.loans(), depth, loading, references))
 

@@ -73,7 +73,11 @@ class Tally:
                 ) from epoch.error
 
     def _epoch(self, ticket: Ticket) -> _Epoch:
-        return self._epochs.setdefault((ticket.validation, ticket.epoch), _Epoch())
+        key = ticket.validation, ticket.epoch
+        epoch = self._epochs.get(key)
+        if epoch is None:
+            epoch = self._epochs[key] = _Epoch()
+        return epoch
 
     def _settle(self, ticket: Ticket) -> None:
         epoch = self._epoch(ticket)

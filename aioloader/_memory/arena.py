@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["PAGE", "Arena", "ArenaSlot", "slot_bytes"]
 
 PAGE = 4096
-_FIRST_WAIT_SECONDS = 50e-6
+_FIRST_WAIT_SECONDS = 200e-6
 _LAST_WAIT_SECONDS = 2e-3
 _FEW_WAITS = 4
 
@@ -131,7 +131,8 @@ class Arena:
         self._slot_bytes = slot_bytes(layouts)
         self._reclaim = reclaim
         self._lease_type = _lease_type(self._slot_bytes)
-        self._free = deque(range(depth)) if (audit := current()) is None else self._audited(audit)
+        self._audit = current()
+        self._free = deque(range(depth)) if self._audit is None else self._audited(self._audit)
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._waiter: asyncio.Future[None] | None = None
@@ -158,34 +159,41 @@ class Arena:
     async def acquire(self, layout_key: int, rows: int) -> ArenaSlot:
         """Wait for a free slot and lend it, laid out for ``rows`` rows of one of the layouts."""
         while not self._free:
-            self._waiter = self._loop.create_future()
-            self._wait_seconds = _FIRST_WAIT_SECONDS
-            self._look()
+            self._waiter = waiter = self._loop.create_future()
             try:
-                await self._waiter
+                self._look_soon()
+                if not self._free:  # a slot may come back inside any statement
+                    await waiter
             finally:
                 self._waiter = None
-                self._stop_timer()
         return self._lend(self._free.popleft(), layout_key, rows)
 
     def kick(self) -> None:
         """Look at once for slots that have become free: the consumer has just moved on."""
-        if self._waiter is None:
+        if self._waiter is not None:
+            self._look_soon()
+
+    @property
+    def looks_soon(self) -> bool:
+        """Whether the next look is near, or none is needed."""
+        return self._waiter is None or self._wait_seconds <= _FEW_WAITS * _FIRST_WAIT_SECONDS
+
+    def _look_soon(self) -> None:
+        self._reclaim()
+        if self._timer is not None and self.looks_soon:
             return
-        if self._wait_seconds > _FEW_WAITS * _FIRST_WAIT_SECONDS:  # the next look is far away
-            self._wait_seconds = _FIRST_WAIT_SECONDS
-            self._look()
-        else:
-            self._reclaim()
+        self._stop_timer()
+        self._wait_seconds = _FIRST_WAIT_SECONDS
+        self._timer = self._loop.call_later(self._wait_seconds, self._look)
 
     def _look(self) -> None:
         # By a timer, and not by the feeder: a task that is woken costs as much as ten looks.
+        self._timer = None
         if self._waiter is None:
             return
-        self._stop_timer()
         self._reclaim()
-        self._timer = self._loop.call_later(self._wait_seconds, self._look)
         self._wait_seconds = min(self._wait_seconds * 2, _LAST_WAIT_SECONDS)
+        self._timer = self._loop.call_later(self._wait_seconds, self._look)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -194,6 +202,7 @@ class Arena:
 
     def close(self) -> None:
         """Give the segment back; slots still on loan keep their memory until they end."""
+        self._stop_timer()
         if isinstance(self._free, FreeSlots):
             self._free.close()
         self._segment.close()
@@ -226,10 +235,11 @@ class Arena:
 
     def _ended(self, index: int) -> None:
         # Runs wherever the last reference died: on any thread, inside any statement.
-        here = threading.get_ident() == self._thread  # then the loop need not be woken
-        call_soon = self._loop.call_soon if here else self._loop.call_soon_threadsafe
         try:
-            call_soon(self._give, index)
+            if threading.get_ident() == self._thread and self._audit is None:
+                self._give(index)
+            else:
+                self._loop.call_soon_threadsafe(self._give, index)
         except RuntimeError:  # the loop is closed, and nobody waits for slots any more
             return
 

@@ -82,22 +82,33 @@ class RowViews:
     raises instead. Batches of very many rows are not kept: their views would outweigh them.
     """
 
-    __slots__ = ("_arrays", "_rows")
+    __slots__ = ("_arrays", "_missing", "_rows")
 
     def __init__(self, arrays: Arrays) -> None:
         self._arrays = arrays
         count = min((len(a) for a in arrays.values()), default=0)
-        self._rows: list[Arrays | None] | None = [None] * count if count <= _CACHED_ROWS else None
+        self._rows: list[Any] | None = [None] * count if count <= _CACHED_ROWS else None
+        self._missing = count
 
     def row(self, index: int) -> Arrays:
         """Return views of row ``index``, without the batch dimension."""
         kept = self._rows
         if kept is None:
             return self._make(index)
-        row = kept[index]
+        row: Arrays | None = kept[index]
         if row is None:
             row = kept[index] = self._make(index)
+            self._missing -= 1
         return row
+
+    def take(self, rows: Sequence[int]) -> Iterable[Arrays]:
+        """Return the same for each of ``rows``."""
+        kept = self._rows
+        if kept is None or self._missing:
+            return map(self.row, rows)
+        if isinstance(rows, range) and rows.step == 1:
+            return kept[rows.start : rows.stop]
+        return [kept[row] for row in rows]
 
     def span(self, start: int, stop: int) -> Arrays:
         """Return views of rows ``start`` to ``stop``, with that leading dimension."""

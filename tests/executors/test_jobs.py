@@ -62,9 +62,9 @@ def test_a_job_is_done_with_its_last_chunk() -> None:
     first, second = send_all(ledger)
     assert (first.start, first.stop, second.start, second.stop) == (0, 2, 2, 5)
     ledger.finish(second.number, Filled({"k": [2, 3, 4]}, 0.5, 1))
-    assert not job.done.is_set()
+    assert not job.is_done
     ledger.finish(first.number, Filled({"m": [0, None]}, 0.25, 2))
-    assert job.done.is_set()
+    assert job.is_done
     expected = {"k": [None, None, 2, 3, 4], "m": [0, None, None, None, None]}
     assert job.result() == Filled(expected, 0.75, 3)
 
@@ -84,7 +84,7 @@ def test_the_error_of_a_job_is_that_of_its_lowest_row() -> None:
     first, second, third = send_all(ledger)
     ledger.fail(third.number, 108, failure("eight"))
     ledger.fail(second.number, 104, failure("four"))
-    assert not job.done.is_set()
+    assert not job.is_done
     ledger.finish(first.number, Filled())
     with pytest.raises(ItemError, match="four") as caught:
         job.result()
@@ -118,7 +118,7 @@ def test_columns_that_do_not_fit_fail_the_job_and_nothing_else() -> None:
     job = add(ledger, 4)
     (pending,) = send_all(ledger)
     ledger.finish(pending.number, Filled({"k": [1, 2]}))
-    assert job.done.is_set()
+    assert job.is_done
     with pytest.raises(ItemError, match="2 values"):
         job.result()
     assert len(ledger) == 0
@@ -165,7 +165,7 @@ def test_an_acknowledgement_counts_once() -> None:
     ledger.finish(first.number, Filled())
     ledger.fail(first.number, None, failure())
     ledger.finish(999, Filled())
-    assert not job.done.is_set()
+    assert not job.is_done
     ledger.finish(second.number, Filled())
     assert job.result() == Filled(None, 0.0, 0)
 
@@ -184,9 +184,9 @@ def test_a_split_chunk_is_its_rows_one_by_one() -> None:
     for pending in singles:
         rows, items = list(pending.part.rows), list(pending.part.items)
         assert len(rows) == len(items) == len(pending.part.seeds)
-        assert not job.done.is_set()
+        assert not job.is_done
         ledger.finish(pending.number, Filled({"row": rows}))
-    assert job.done.is_set()
+    assert job.is_done
     assert job.result().extras == {"row": [100, 101, 102, 103, 104]}
 
 
@@ -270,7 +270,7 @@ def test_giving_up_fails_all_that_is_asked_for() -> None:
     assert ledger.broken is error
     assert len(ledger) == 0
     for job in jobs:
-        assert job.done.is_set()
+        assert job.is_done
         with pytest.raises(ItemError, match="no workers"):
             job.result()
     assert gone() is None
@@ -288,7 +288,7 @@ def test_clearing_gives_everything_back_in_silence() -> None:
     ledger.sent(pending)
     del pending
     ledger.clear()
-    assert (len(ledger), job.done.is_set(), gone()) == (0, False, None)
+    assert (len(ledger), job.is_done, gone()) == (0, False, None)
     assert os.listdir("/proc/self/fd") == before
 
 
@@ -391,7 +391,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def abandon(self, data: st.DataObject) -> None:
         job, _, _ = data.draw(st.sampled_from(self.jobs))
-        job.abandoned = not job.done.is_set()
+        job.abandoned = not job.is_done
 
     @invariant()
     def every_row_is_in_one_place(self) -> None:
@@ -405,7 +405,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert len(pending_rows) == len(set(pending_rows))
             assert set(pending_rows) == missing or job.abandoned
             assert set(pending_rows) <= missing
-            assert job.done.is_set() == (not missing)
+            assert job.is_done == (not missing)
             assert (hold() is not None) == bool(own)
 
     @invariant()
@@ -417,7 +417,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def finished_jobs_tell_what_became_of_them(self) -> None:
         for job, wanted, _ in self.jobs:
-            if not job.done.is_set():
+            if not job.is_done:
                 continue
             failed = [row for row, state in wanted.items() if state == "failed"]
             if failed:
