@@ -309,6 +309,26 @@ async def test_a_returning_slot_wakes_the_feeder(monkeypatch: pytest.MonkeyPatch
     arena.close()
 
 
+async def test_a_slot_that_returns_as_the_feeder_begins_to_wait_is_not_missed() -> None:
+    """A garbage collection may end the last reader inside any statement."""
+    arena = make_arena(1)
+    held = [await arena.acquire(0, ROWS)]
+    loop = asyncio.get_running_loop()
+
+    class Collecting:
+        def create_future(self) -> asyncio.Future[None]:
+            held.clear()
+            return loop.create_future()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(loop, name)
+
+    arena._loop = Collecting()  # type: ignore[assignment]
+    with anyio.fail_after(5):
+        assert (await arena.acquire(0, ROWS)).index == 0
+    arena.close()
+
+
 async def test_a_cancelled_acquire_loses_no_slot() -> None:
     """Neither while it waits, nor in the turn of the loop in which a slot comes back."""
     arena = make_arena()
