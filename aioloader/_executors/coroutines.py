@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import time
 from collections import deque
@@ -133,6 +134,7 @@ class Swarm:
         self._limit = limit
         self._queue: deque[Calls] = deque()
         self._running = 0
+        self._idle: list[asyncio.Future[None]] = []
         self._group: TaskGroup | None = None
 
     @property
@@ -148,6 +150,7 @@ class Swarm:
         group, self._group = self._group, None
         if group is not None:
             self._queue.clear()
+            self._idle.clear()
             group.cancel_scope.cancel()
             await group.__aexit__(None, None, None)
 
@@ -164,29 +167,43 @@ class Swarm:
         """Queue ``calls`` without waiting for them."""
         assert self._group is not None
         self._queue.append(calls)
-        # Each task goes on to the next call when it is done with one: a task for each call
-        # would cost more than many calls do. One at a time is woken while there is more.
+        # Each task goes on to the next call when it is done with one, and waits where there is
+        # none: a task for each call would cost more than many calls do. One at a time is woken
+        # while there is more.
         self._wake()
 
     def _wake(self) -> None:
-        if self._group is not None and self._running < self._limit and self._queue:
-            self._running += 1
-            self._group.start_soon(later(self._work))
+        if self._group is None or self._running >= self._limit or not self._queue:
+            return
+        self._running += 1
+        while self._idle:
+            turn = self._idle.pop()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._group.start_soon(later(self._serve))
 
-    async def _work(self) -> None:
+    async def _serve(self) -> None:
         assert self._group is not None
-        scope = self._group.cancel_scope
-        try:
-            turn = time.perf_counter()
-            while (found := self._next()) is not None:
-                if time.perf_counter() - turn > _TURN_SECONDS:
-                    await anyio.lowlevel.checkpoint()  # calls that never wait must not add up
-                    turn = time.perf_counter()
-                self._wake()
-                calls, row, arguments = found
-                await calls.make(row, arguments, lambda: scope.cancel_called)
-        finally:
-            self._running -= 1
+        scope, loop = self._group.cancel_scope, asyncio.get_running_loop()
+        while True:
+            try:
+                await self._work(lambda: scope.cancel_called)
+            finally:
+                self._running -= 1
+            turn: asyncio.Future[None] = loop.create_future()
+            self._idle.append(turn)
+            await turn
+
+    async def _work(self, closing: Callable[[], bool]) -> None:
+        turn = time.perf_counter()
+        while (found := self._next()) is not None:
+            if time.perf_counter() - turn > _TURN_SECONDS:
+                await anyio.lowlevel.checkpoint()  # calls that never wait must not add up
+                turn = time.perf_counter()
+            self._wake()
+            calls, row, arguments = found
+            await calls.make(row, arguments, closing)
 
     def _next(self) -> tuple[Calls, int, tuple[Any, ...]] | None:
         while self._queue:

@@ -6,7 +6,6 @@ import asyncio
 import copy
 import functools
 import inspect
-import math
 import random
 import time
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, final
@@ -14,10 +13,10 @@ from weakref import WeakKeyDictionary
 
 import anyio
 
-from aioloader._fetching.budget import Budget
-from aioloader._fetching.gate import Gate
+from aioloader._fetching.deadline import Deadline
 from aioloader._fetching.hedging import hedged
 from aioloader._fetching.judging import Judgement, judge
+from aioloader._fetching.lane import Flight, Lane
 from aioloader._fetching.payloads import payload_bytes
 from aioloader._fetching.policy import FetchPolicy
 from aioloader._fetching.redacting import is_clean, redact
@@ -32,9 +31,7 @@ __all__ = ["Fetch"]
 K = TypeVar("K")
 P = TypeVar("P")
 
-_HEDGE_SHARE = 0.1
 _HEDGE_SAMPLES = 20
-_RETRIES_PER_SECOND = 10.0
 
 
 @final
@@ -80,7 +77,7 @@ class Fetch(Generic[K, P]):
         self._local = local
         self._is_paired = False
         self.counts = Counts()
-        self._lanes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Lane] = WeakKeyDictionary()
+        self._lanes: WeakKeyDictionary[asyncio.AbstractEventLoop, Lane] = WeakKeyDictionary()
 
     def paired(self) -> Fetch[K, tuple[K, P]]:
         """Return the same under the same limits, whose payloads are ``(item, payload)``.
@@ -141,15 +138,15 @@ class Fetch(Generic[K, P]):
         limit = max((lane.gate.limit for lane in lanes), default=self.policy.concurrency)
         return self.counts.snapshot(in_flight, limit)
 
-    def _lane(self) -> _Lane:
+    def _lane(self) -> Lane:
         loop = asyncio.get_running_loop()
         lane = self._lanes.get(loop)
         if lane is None:
-            lane = self._lanes[loop] = _Lane(self.policy)
+            lane = self._lanes[loop] = Lane(self.policy)
         return lane
 
-    async def _lead(self, lane: _Lane, key: Hashable, item: K) -> P:
-        flight = lane.flights[key] = _Flight()
+    async def _lead(self, lane: Lane, key: Hashable, item: K) -> P:
+        flight = lane.flights[key] = Flight()
         try:
             flight.payload = payload = await self._fetch(lane, item)
             flight.has_landed = True
@@ -162,7 +159,7 @@ class Fetch(Generic[K, P]):
             del lane.flights[key]
             flight.land()
 
-    async def _fetch(self, lane: _Lane, item: K) -> P:
+    async def _fetch(self, lane: Lane, item: K) -> P:
         if self._local is not None and (kept := await self._local(item)) is not None:
             self.counts.local += 1
             return kept
@@ -184,7 +181,7 @@ class Fetch(Generic[K, P]):
         lane.hedges.earn()
         return payload  # type: ignore[no-any-return]
 
-    async def request(self, lane: _Lane, item: K) -> P:
+    async def request(self, lane: Lane, item: K) -> P:
         """Make one request."""
         self.counts.requests += 1
         lane.in_flight += 1
@@ -203,54 +200,24 @@ _FAILED: Any = object()
 
 
 @final
-class _Flight:
-    """An item being fetched, and what came of it, for whoever else asks meanwhile."""
-
-    __slots__ = ("_landed", "error", "has_landed", "payload")
-
-    def __init__(self) -> None:
-        self.payload: Any = None
-        self.error: FetchError | None = None
-        self.has_landed = False
-        self._landed: anyio.Event | None = None
-
-    @property
-    def is_awaited(self) -> bool:
-        return self._landed is not None
-
-    def landed(self) -> anyio.Event:
-        if self._landed is None:
-            self._landed = anyio.Event()
-        return self._landed
-
-    def land(self) -> None:
-        if self._landed is not None:
-            self._landed.set()
-
-
-@final
-class _Lane:
-    """What a fetch has on one event loop."""
-
-    def __init__(self, policy: FetchPolicy) -> None:
-        self.gate = Gate(policy.concurrency, adaptive=policy.adaptive)
-        self.retries = Budget(
-            burst=max(policy.concurrency, _RETRIES_PER_SECOND),
-            share=policy.retry_budget,
-            per_second=_RETRIES_PER_SECOND,
-        )
-        self.most_hedging = max(math.ceil(policy.concurrency * _HEDGE_SHARE), 1)
-        self.hedges = Budget(burst=self.most_hedging, share=_HEDGE_SHARE, per_second=0.0)
-        self.hedging = 0
-        self.flights: dict[Hashable, _Flight] = {}
-        self.in_flight = 0
-
-
-@final
 class _Run:
     """One item's attempts, one after another."""
 
-    def __init__(self, fetch: Fetch[Any, Any], lane: _Lane, item: Any, started: float) -> None:
+    __slots__ = (
+        "_attempts",
+        "_deadline",
+        "_error",
+        "_fetch",
+        "_is_hedging",
+        "_item",
+        "_judgement",
+        "_lane",
+        "_policy",
+        "_started",
+        "entered",
+    )
+
+    def __init__(self, fetch: Fetch[Any, Any], lane: Lane, item: Any, started: float) -> None:
         self._fetch = fetch
         self._policy = fetch.policy
         self._lane = lane
@@ -272,9 +239,9 @@ class _Run:
         payload: Any = _FAILED
         failure: Exception | None = None
         try:
-            with anyio.move_on_after(seconds) as scope:
+            with Deadline(seconds) as deadline:
                 payload = await self._request()
-            if scope.cancelled_caught:
+            if payload is _FAILED and deadline.has_passed:
                 counts.timeouts += 1
                 failure = TimeoutError(f"no answer within {seconds:.3g} s")
         except Exception as error:

@@ -249,6 +249,22 @@ async def test_results_are_handed_over_as_they_come() -> None:
     assert taken[2] == (0, 0)
 
 
+async def test_tasks_are_kept_from_one_run_to_the_next() -> None:
+    """To start one costs more than most of what is waited for."""
+    tasks: set[Any] = set()
+
+    async def call(number: int) -> None:
+        tasks.add(asyncio.current_task())
+        await asyncio.sleep(0)
+
+    async with Swarm(4) as swarm:
+        for _ in range(20):
+            arguments = ((n, (n,)) for n in range(8))
+            await swarm.run(Calls(call, arguments, lambda row, value: None))
+    assert len(tasks) == 4
+    assert swarm.running == 0
+
+
 async def test_no_calls_are_done_at_once() -> None:
     async with Swarm(2) as swarm:
         with anyio.fail_after(10):
