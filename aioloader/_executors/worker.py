@@ -21,7 +21,7 @@ from aioloader._executors import wire
 from aioloader._executors.failures import Failure
 from aioloader._executors.recipes import BEAT, RowFailed, fill_rows, fill_spans
 from aioloader._faults import Fault, Trigger
-from aioloader._memory.layout import RowViews, layout_bytes, view
+from aioloader._memory.layout import KEPT_ROWS, RowViews, layout_bytes, view
 from aioloader._memory.segment import map_descriptor
 
 if TYPE_CHECKING:
@@ -190,6 +190,7 @@ class _Server:
         self._work = work
         self._fill = fill_spans if work.vectorized else fill_rows
         self._views: dict[tuple[int, int], RowViews] = {}
+        self._spare = KEPT_ROWS
 
     def run(self) -> int:
         count = 0
@@ -245,7 +246,9 @@ class _Server:
             if offset + layout_bytes(layouts) > len(self._memory):  # the segment has grown
                 nbytes = os.fstat(self._descriptor).st_size
                 self._memory = map_descriptor(os.dup(self._descriptor), nbytes)
-            self._views[key] = RowViews(view(self._memory, layouts, offset))
+            views = RowViews(view(self._memory, layouts, offset), self._spare)
+            self._views[key] = views
+            self._spare -= views.kept  # of a great depth, the first slots keep theirs
         return self._views[key]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
@@ -20,6 +20,9 @@ from aioloader._memory.layout import (
     view,
 )
 from aioloader.errors import LayoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 DTYPES = [
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -199,18 +202,37 @@ def test_a_row_is_a_read_only_mapping() -> None:
             unprotected["x"] = 1
 
 
-def test_a_row_is_made_once() -> None:
+def test_views_of_rows_are_made_once() -> None:
     views = RowViews(batch())
-    assert views.row(3) is views.row(3)
-    assert views.row(3) is not views.row(0)
+    first = list(views.take(range(4)))
+    assert views.kept == 4
+    assert all(one is two for one, two in zip(first, views.take([0, 1, 2, 3]), strict=True))
+    assert views.take(range(2, 4))[0] is first[2]
+
+
+@pytest.mark.parametrize("rows", [range(1, 4), range(3, 0, -2), [2, 0], []], ids=str)
+@pytest.mark.parametrize("spare", [0, 4])
+def test_several_rows_are_the_rows_one_by_one(rows: Sequence[int], spare: int) -> None:
+    """Whether they are kept or not, of scalar fields and of others."""
+    arrays = batch()
+    for number, row in enumerate(RowViews(arrays, spare).take(rows), 1):
+        assert (row["x"].shape, row["y"].shape) == ((3,), ())
+        row["x"][...] = row["y"][...] = number
+    expected = [0] * 4
+    for number, index in enumerate(rows, 1):
+        expected[index] = number
+    assert arrays["y"].tolist() == expected
+    assert arrays["x"].tolist() == [[number] * 3 for number in expected]
 
 
 def test_rows_of_very_large_batches_work_and_are_not_kept() -> None:
     arrays = {"y": np.zeros(100_000, "int32")}
     views = RowViews(arrays)
-    views.row(99_999)["y"][...] = 5
+    (row,) = views.take([99_999])
+    row["y"][...] = 5
     assert arrays["y"][99_999] == 5
-    assert views.row(99_999) is not views.row(99_999)
+    assert views.kept == 0
+    assert views.take([99_999])[0] is not row
 
 
 def test_a_span_is_the_batch_between_two_rows() -> None:
