@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol, final
 
@@ -103,7 +104,7 @@ class Reindexed:
         return f"{self._parent._describe()}.{self._text}"
 
 
-class _Applied:
+class _Applied(ABC):
     """A function of the user's, called with one element that is not None."""
 
     is_sparse = is_identity = is_quick = False
@@ -159,8 +160,8 @@ class _Applied:
             self._note(error, index)
             raise
 
-    def _call(self, index: int, element: Any) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _call(self, index: int, element: Any) -> Any: ...
 
     async def _call_async(self, index: int, element: Any) -> Any:
         return await self._call(index, element)

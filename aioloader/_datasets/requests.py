@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Lender(Protocol):
         """Run a call in the host's thread."""
 
 
-class Request:
+class Request(ABC):
     """Awaited inside of `DatasetIterator._advance`, and nowhere else.
 
     A driver in a thread calls `block`, one on the loop awaits `wait`. What they return is
@@ -46,13 +47,13 @@ class Request:
     def __await__(self) -> Generator[Request, Any, Any]:
         return (yield self)
 
+    @abstractmethod
     def block(self, host: Lender) -> Any:
         """Wait in a thread."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def wait(self, host: Lender) -> Any:
         """Wait on the loop."""
-        raise NotImplementedError
 
 
 @final

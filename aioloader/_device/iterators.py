@@ -10,6 +10,7 @@ import functools
 import threading
 import time
 import weakref
+from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
@@ -87,8 +88,8 @@ class _OnLoop(AsyncIterator[T]):
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def _begin(self, loop: asyncio.AbstractEventLoop, bell: LoopBell) -> Belt[T]:
-        raise NotImplementedError
+    @abstractmethod
+    def _begin(self, loop: asyncio.AbstractEventLoop, bell: LoopBell) -> Belt[T]: ...
 
     async def __anext__(self) -> T:
         self._begun()

@@ -15,13 +15,13 @@ from anyio import to_thread
 from aioloader.sources.array_record_files import Readers
 from aioloader.sources.download import Downloads
 from aioloader.sources.naming import name_objects, split_place
+from aioloader.sources.opening import Opened
 from aioloader.sources.ranges import (
     Once,
     Ranges,
     element_fetch,
     in_order,
     row_number,
-    with_elements,
 )
 from aioloader.sources.turns import Call, Turns
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from aioloader._fetching.policy import FetchPolicy
-    from aioloader._fetching.statistics import FetchStatistics
     from aioloader.sources.seam import ObjectInfo
 
 __all__ = ["ArrayRecordSource"]
@@ -42,7 +41,7 @@ _FILES_AT_ONCE = 16
 
 
 @final
-class ArrayRecordSource:
+class ArrayRecordSource(Opened["_Table"]):
     """The records of ArrayRecord files: a sequence with random access, each a read-only view::
 
         async with ArrayRecordSource("/data/train/") as source:
@@ -72,6 +71,9 @@ class ArrayRecordSource:
     Raises:
         ValueError: The store is remote, and there is no ``directory``.
     """
+
+    _rows = "records"
+    _bound = ("fetch", "_turns")
 
     def __init__(
         self,
@@ -112,48 +114,17 @@ class ArrayRecordSource:
             FetchError: A file could not be downloaded.
             ShardError: A file is no ArrayRecord file, or damaged.
         """
-        await self._table.get(self._make)
-        return self
+        return await super().open()
 
     async def aclose(self) -> None:
         """Close files and connections; it may be used again."""
         self._readers.close()
-        await self._ranges.aclose()
-
-    async def __aenter__(self) -> Self:
-        return await self.open()
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.aclose()
-
-    def __repr__(self) -> str:
-        table = self._table.value
-        state = "not open" if table is None else f"{len(table):,} records"
-        return f"<ArrayRecordSource of {self._ranges.store.identity}: {state}>"
-
-    def __getstate__(self) -> dict[str, Any]:
-        left = ("fetch", "_turns")
-        return {name: value for name, value in vars(self).items() if name not in left}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._prepare()
-
-    def __len__(self) -> int:
-        return len(self._opened())
+        await super().aclose()
 
     async def __getitem__(self, index: int) -> memoryview:
         """Return a record; raises `FetchError` where it could not be read."""
-        return await self.fetch(row_number(index, len(self)))
-
-    def statistics(self) -> FetchStatistics:
-        """Return what it has fetched: requests of downloads, items that are records."""
-        return with_elements(self._ranges.statistics(), self.fetch)
-
-    def _opened(self) -> _Table:
-        if self._table.value is None:
-            raise RuntimeError("the source is not open: `await source.open()` first")
-        return self._table.value
+        record: memoryview = await self.fetch(row_number(index, len(self)))
+        return record
 
     async def _record(self, index: int) -> memoryview:
         table = self._opened()

@@ -12,6 +12,7 @@ from anyio import to_thread
 
 from aioloader.sources.flights import Flights
 from aioloader.sources.naming import name_objects, split_place
+from aioloader.sources.opening import Opened
 from aioloader.sources.parquet_files import RowGroup, open_file, read_row_group
 from aioloader.sources.parquet_values import pyarrow
 from aioloader.sources.ranges import (
@@ -20,14 +21,12 @@ from aioloader.sources.ranges import (
     element_fetch,
     in_order,
     row_number,
-    with_elements,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from aioloader._fetching.policy import FetchPolicy
-    from aioloader._fetching.statistics import FetchStatistics
     from aioloader.sources.parquet_files import ParquetFile
     from aioloader.sources.seam import ObjectInfo
 
@@ -42,7 +41,7 @@ _MOST_AT_ONCE = 16
 
 
 @final
-class ParquetSource:
+class ParquetSource(Opened["_Table"]):
     """The rows of Parquet files: a sequence with random access, each row a dict of columns::
 
         async with ParquetSource("s3://bucket/train/", columns=["image", "label"]) as source:
@@ -83,6 +82,9 @@ class ParquetSource:
     Raises:
         ValueError, TypeError: An argument is wrong; the message names it.
     """
+
+    _rows = "rows"
+    _bound = ("fetch", "_kept", "_flights")
 
     def __init__(
         self,
@@ -126,35 +128,12 @@ class ParquetSource:
             ShardError: A file is no Parquet file, or damaged.
             ValueError: Files have different columns.
         """
-        await self._table.get(self._make)
-        return self
+        return await super().open()
 
     async def aclose(self) -> None:
         """Let go of connections and of what is kept; it may be used again."""
         self._kept.clear()
-        await self._ranges.aclose()
-
-    async def __aenter__(self) -> Self:
-        return await self.open()
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.aclose()
-
-    def __repr__(self) -> str:
-        table = self._table.value
-        state = "not open" if table is None else f"{len(table):,} rows"
-        return f"<ParquetSource of {self._ranges.store.identity}: {state}>"
-
-    def __getstate__(self) -> dict[str, Any]:
-        left = ("fetch", "_kept", "_flights")
-        return {name: value for name, value in vars(self).items() if name not in left}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._prepare()
-
-    def __len__(self) -> int:
-        return len(self._opened())
+        await super().aclose()
 
     async def __getitem__(self, index: int) -> dict[str, Any]:
         """Return a row; raises `FetchError` where it could not be fetched."""
@@ -170,15 +149,6 @@ class ParquetSource:
         """The indices of the rows of each row group: those that are cheap together."""
         stops = [0, *self._opened().stops.tolist()]
         return tuple(range(start, stop) for start, stop in itertools.pairwise(stops))
-
-    def statistics(self) -> FetchStatistics:
-        """Return what it has fetched: requests and bytes of ranges, items that are rows."""
-        return with_elements(self._ranges.statistics(), self.fetch)
-
-    def _opened(self) -> _Table:
-        if self._table.value is None:
-            raise RuntimeError("the source is not open: `await source.open()` first")
-        return self._table.value
 
     async def _row(self, index: int) -> dict[str, Any]:
         table = self._opened()

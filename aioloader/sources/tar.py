@@ -11,7 +11,8 @@ from anyio import to_thread
 from aioloader.sources.coalescing import COALESCE_GAP, COALESCE_MOST
 from aioloader.sources.errors import IndexDamaged
 from aioloader.sources.naming import are_named_by, name_objects
-from aioloader.sources.ranges import Once, Ranges, element_fetch, row_number, with_elements
+from aioloader.sources.opening import Opened
+from aioloader.sources.ranges import Once, Ranges, element_fetch, row_number
 from aioloader.sources.tar_index import TarIndex, grouping
 from aioloader.sources.tar_reading import scan_shards
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from aioloader._fetching.policy import FetchPolicy
-    from aioloader._fetching.statistics import FetchStatistics
     from aioloader.sources.seam import ObjectInfo
 
 __all__ = ["TarSource"]
@@ -28,7 +28,7 @@ _INDEX_REQUESTS = 64
 
 
 @final
-class TarSource:
+class TarSource(Opened[TarIndex]):
     """The samples of WebDataset-style tar shards: a sequence with random access.
 
     A sample is the files that follow each other and have one key, as a dict of read-only
@@ -71,6 +71,9 @@ class TarSource:
         ValueError, TypeError: An argument is wrong; the message names it.
     """
 
+    _rows = "samples"
+    _bound = ("fetch",)
+
     def __init__(
         self,
         store: Any,
@@ -94,13 +97,16 @@ class TarSource:
         self._index_requests = index_requests
         self._group_by = group_by
         self._path: Path | None = None
-        self._index: Once[TarIndex] = Once()
+        self._table: Once[TarIndex] = Once()
         self._unchecked: set[int] = set()  # shards without an ETag, not looked at yet
         if isinstance(index, TarIndex):
             self._use(index, "index")
-            self._index = Once(index)
+            self._table = Once(index)
         elif index is not None:
             self._path = Path(index)
+        self._prepare()
+
+    def _prepare(self) -> None:
         self.fetch = element_fetch(self._sample, self._ranges.policy, self._named)
 
     @classmethod
@@ -116,33 +122,11 @@ class TarSource:
             ShardError: A shard is no tar file that can be read at random, or damaged.
             IndexDamaged: The index is damaged, or one of other shards.
         """
-        await self._index.get(self._make)
-        return self
+        return await super().open()
 
     async def aclose(self) -> None:
         """Let go of connections; they are made anew if it is used again."""
-        await self._ranges.aclose()
-
-    async def __aenter__(self) -> Self:
-        return await self.open()
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.aclose()
-
-    def __repr__(self) -> str:
-        index = self._index.value
-        state = "not open" if index is None else f"{len(index):,} samples"
-        return f"<TarSource of {self._ranges.store.identity}: {state}>"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "fetch"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self.fetch = element_fetch(self._sample, self._ranges.policy, self._named)
-
-    def __len__(self) -> int:
-        return len(self.index)
+        await super().aclose()
 
     async def __getitem__(self, index: int) -> dict[str, Any]:
         """Return a sample; raises `FetchError` where it could not be fetched."""
@@ -151,17 +135,11 @@ class TarSource:
     @property
     def index(self) -> TarIndex:
         """The index of its samples; raises RuntimeError before it is open."""
-        if self._index.value is None:
-            raise RuntimeError("the source is not open: `await source.open()` first")
-        return self._index.value
+        return self._opened()
 
     def key(self, index: int) -> str:
         """Return the key of a sample."""
         return self.index[row_number(index, len(self))].key
-
-    def statistics(self) -> FetchStatistics:
-        """Return what it has fetched: requests and bytes of ranges, items that are samples."""
-        return with_elements(self._ranges.statistics(), self.fetch)
 
     async def _sample(self, number: int) -> dict[str, Any]:
         place = self.index[row_number(number, len(self))]

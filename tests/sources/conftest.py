@@ -15,6 +15,7 @@ import obstore
 import pytest
 from obstore.store import S3Store
 from servers.fixtures import web, web_folder, web_process
+from servers.keys import ACCESS_KEY, SECRET_KEY
 
 from aioloader.sources.object_store import wake_runtime
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 __all__ = ["web", "web_folder", "web_process"]
-
-ACCESS_KEY = "AKIAEXAMPLEACCESSKEY"
-SECRET_KEY = "example-secret-key-that-must-not-be-seen"
 
 
 class S3:

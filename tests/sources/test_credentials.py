@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import obstore
 import pytest
-from conftest import ACCESS_KEY, SECRET_KEY
 from obstore.store import S3Store
 from servers.fixtures import Served, content
+from servers.keys import ACCESS_KEY, SECRET_KEY
 
 from aioloader import DataGroup, FetchError, FetchPolicy, Loader, LoadError
 from aioloader.sources import (
