@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, final
+
+from aioloader._fetching.line import Line
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -29,7 +28,7 @@ class Held:
         self._nbytes = 0
         self._pending = 0
         self._mean = 0.0  # of no payload yet
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._line = Line()
 
     @property
     def nbytes(self) -> int:
@@ -44,8 +43,7 @@ class Held:
             try:
                 return await fetch(item)
             finally:
-                self._pending -= 1
-                self._admit()
+                self._leave()
 
         return bounded
 
@@ -60,21 +58,14 @@ class Held:
         self._admit()
 
     async def _enter(self) -> None:
-        if self._has_room() and not self._waiting:
+        if self._has_room() and not self._line:
             self._pending += 1
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._pending -= 1
-                self._admit()
-            else:
-                with suppress(ValueError):  # its turn may have come after its cancellation
-                    self._waiting.remove(turn)
-            raise
+        else:
+            await self._line.wait(self._leave)
+
+    def _leave(self) -> None:
+        self._pending -= 1
+        self._admit()
 
     def _has_room(self) -> bool:
         # At first a few, as they may turn out to be large.
@@ -82,8 +73,6 @@ class Held:
         return expected <= self._most or (self._pending == 0 and self._nbytes == 0)
 
     def _admit(self) -> None:
-        while self._waiting and self._has_room():
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self._pending += 1
-                turn.set_result(None)
+        while self._line and self._has_room():
+            self._pending += 1
+            self._line.serve()

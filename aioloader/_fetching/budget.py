@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from contextlib import suppress
 from typing import final
+
+from aioloader._fetching.line import Line
 
 __all__ = ["Budget"]
 
@@ -26,47 +26,46 @@ class Budget:
     True
     """
 
-    __slots__ = ("_burst", "_per_second", "_share", "_since", "_timer", "_tokens", "_waiting")
+    __slots__ = ("_burst", "_line", "_per_second", "_share", "_since", "_timer", "_tokens")
 
     def __init__(self, *, burst: float, share: float, per_second: float) -> None:
         self._burst = self._tokens = float(burst)
         self._share = share
         self._per_second = per_second
         self._since = time.monotonic()
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._line = Line()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def waiting(self) -> int:
         """How many wait for a token."""
-        return len(self._waiting)
+        return len(self._line)
 
     def earn(self) -> None:
         """Note a success."""
         self._tokens = min(self._tokens + self._share, self._burst)
-        if self._waiting:
+        if self._line:
             self._serve()
 
     def take(self) -> bool:
         """Take one if there is one that nobody waits for."""
-        return not self._waiting and self._take()
+        return not self._line and self._take()
 
     async def wait(self) -> None:
         """Take one as soon as there is one."""
         if self.take():
             return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        self._serve()
+        self._start_timer()
         try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._tokens += 1.0  # it was given in the moment of the cancellation
-            with suppress(ValueError):
-                self._waiting.remove(turn)
-            self._serve()
-            raise
+            await self._line.wait(self._give_back)
+        finally:
+            if not self._line and self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    def _give_back(self) -> None:
+        self._tokens += 1.0
+        self._serve()
 
     def _take(self) -> bool:
         now = time.monotonic()
@@ -78,14 +77,13 @@ class Budget:
         return True
 
     def _serve(self) -> None:
-        while self._waiting and (self._waiting[0].done() or self._take()):
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-        if not self._waiting and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        elif self._waiting and self._timer is None and self._per_second > 0:
+        while self._line and self._take():
+            self._line.serve()
+        if self._line:
+            self._start_timer()
+
+    def _start_timer(self) -> None:
+        if self._timer is None and self._per_second > 0:
             seconds = max((1.0 - self._tokens) / self._per_second, 1e-3)
             self._timer = asyncio.get_running_loop().call_later(seconds, self._tick)
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections import deque
-from contextlib import suppress
 from typing import final
 
 from aioloader._fetching.latency import Latency
+from aioloader._fetching.line import Line
 
 __all__ = ["Gate"]
 
@@ -35,7 +33,7 @@ class Gate:
         self._most = most
         self._adaptive = adaptive
         self._limit = float(min(_FIRST_LIMIT, most) if adaptive else most)
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._line = Line()
         self._recent = Latency(window=4096)
         self._looks = self._skipped = 0
         self._best = math.inf
@@ -50,20 +48,10 @@ class Gate:
 
     async def enter(self) -> None:
         """Wait for room, and take it."""
-        if self.in_flight < self.limit and not self._waiting:
+        if self.in_flight < self.limit and not self._line:
             self.in_flight += 1
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.leave()  # it was let in in the moment of the cancellation
-            else:
-                with suppress(ValueError):  # its turn may have come after its cancellation
-                    self._waiting.remove(turn)
-            raise
+        else:
+            await self._line.wait(self.leave)
 
     def leave(self) -> None:
         """Give the room back."""
@@ -91,7 +79,7 @@ class Gate:
         median = self._recent.quantile(0.5)
         self._best = median if self._is_probing else min(self._best, median)
         # A limit that is not used up says nothing about a higher one.
-        is_used = bool(self._waiting) or self.in_flight >= self.limit // 2
+        is_used = bool(self._line) or self.in_flight >= self.limit // 2
         if is_used and not self._throttled and not self._is_probing:
             self._follow(_TOLERANCE * self._best / max(median, 1e-9))
         self._recent = Latency(window=4096)
@@ -111,8 +99,6 @@ class Gate:
         self._limit = min(max(self._limit, 1.0), float(self._most))
 
     def _admit(self) -> None:
-        while self._waiting and self.in_flight < self.limit:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self.in_flight += 1
-                turn.set_result(None)
+        while self.in_flight < self.limit and self._line:
+            self.in_flight += 1
+            self._line.serve()

@@ -83,7 +83,7 @@ def test_what_is_held_stays_in_bounds_and_nobody_waits_for_ever(
         assert all(task.cancelled() or task.exception() is None for task in tasks)
         for nbytes in waiting:
             held.give_back(nbytes)
-        assert (held.nbytes, held._pending, len(held._waiting)) == (0, 0, 0)
+        assert (held.nbytes, held._pending, len(held._line)) == (0, 0, 0)
 
     asyncio.run(main())
 
