@@ -74,6 +74,7 @@ class _LoopThread:
     """An event loop in a daemon thread; ends when it is stopped or collected."""
 
     def __init__(self) -> None:
+        self._stopped = False
         self.loop = new_loop()
         self.thread = threading.Thread(
             target=_run, args=(self.loop,), name="aioloader-datasets-loop", daemon=True
@@ -81,6 +82,9 @@ class _LoopThread:
         self.thread.start()
 
     def stop(self) -> None:
+        if self._stopped:  # a second time it would keep the loop from ending its tasks
+            return
+        self._stopped = True
         with contextlib.suppress(RuntimeError):  # it is closed
             self.loop.call_soon_threadsafe(self.loop.stop)
 
