@@ -197,10 +197,13 @@ class Swarm:
 
     async def _work(self, closing: Callable[[], bool]) -> None:
         turn = time.perf_counter()
-        while (found := self._next()) is not None:
+        while True:
             if time.perf_counter() - turn > _TURN_SECONDS:
                 await anyio.lowlevel.checkpoint()  # calls that never wait must not add up
                 turn = time.perf_counter()
+            found = self._next()  # not before that: another task would overtake it
+            if found is None:
+                return
             self._wake()
             calls, row, arguments = found
             await calls.make(row, arguments, closing)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import both_loops, run_on, until
 
+from aioloader._executors import coroutines as module
 from aioloader._executors.coroutines import Calls, Swarm
 from aioloader.errors import ItemError
 
@@ -247,6 +248,20 @@ async def test_results_are_handed_over_as_they_come() -> None:
         slow.set()
         await running
     assert taken[2] == (0, 0)
+
+
+async def test_calls_begin_in_order_on_a_slow_machine_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each of them comes just when others should have their turn."""
+    monkeypatch.setattr(module, "_TURN_SECONDS", -1.0)
+    begun: list[int] = []
+
+    async def call(number: int) -> None:
+        begun.append(number)
+        await asyncio.sleep(0.001 * (number % 3))
+
+    async with Swarm(4) as swarm:
+        await swarm.run(Calls(call, ((n, (n,)) for n in range(40)), lambda row, value: None))
+    assert begun == list(range(40))
 
 
 async def test_tasks_are_kept_from_one_run_to_the_next() -> None:
