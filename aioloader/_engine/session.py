@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import importlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
 __all__ = ["Loan", "Session"]
 
 T = TypeVar("T")
+
+# anyio imports what it needs of asyncio when it is first used. That takes as long as all else
+# before a first batch, and blocks the event loop meanwhile.
+with contextlib.suppress(ImportError):
+    importlib.import_module("anyio._backends._asyncio")
 
 
 @final
