@@ -11,13 +11,13 @@ import datetime
 import functools
 import os
 import platform
-import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.documents import put
 from benchmarks.peers import LOADERS, PATIENCE
 from benchmarks.peers.enclosure import PATIENCE as NO_NEWS
 from benchmarks.peers.enclosure import ROOT, SETTLE, Outcome, enclosed, private_mounts
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 REPETITIONS = 3
 PAGE = Path(__file__).with_name("FAULTS.md")
 README = ROOT / "README.md"
-_MARKS = ("<!-- faults: written by `python -m benchmarks faults --write` -->", "<!-- end -->")
+_MARK = "<!-- faults: written by `python -m benchmarks faults --write` -->"
 
 _RULE = """\
 Bold keeps the rule: every row arrives, or an error comes in a bounded time that says which item
@@ -144,7 +144,7 @@ def page(python: str, rows: Sequence[Row], repetitions: int) -> str:
     )
     parts = ("# Five faults", _rule(), table(rows), measured, how)
     again = "Again: `make bench-setup`, and then `make bench BENCH_ARGS='faults --write'`."
-    return "\n\n".join((_MARKS[0], *parts, again)) + "\n"
+    return "\n\n".join((_MARK, *parts, again)) + "\n"
 
 
 def _rule() -> str:
@@ -154,13 +154,7 @@ def _rule() -> str:
 def write(text: str, short: str) -> None:
     """Write the page, and put the table between the marks of the README."""
     PAGE.write_text(text)
-    marked = re.escape(_MARKS[0]) + ".*?" + re.escape(_MARKS[1])
-    parts = "\n\n".join((_MARKS[0], _rule(), short, _MARKS[1]))
-    before = README.read_text()
-    after, count = re.subn(marked, lambda _: parts, before, flags=re.DOTALL)
-    if count != 1:
-        raise SystemExit(f"{README.name} has no place for the table: {' '.join(_MARKS)}")
-    README.write_text(after)
+    put(README, _MARK, _rule(), short)
 
 
 if __name__ == "__main__":
