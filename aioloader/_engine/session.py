@@ -212,10 +212,11 @@ class Session:
         outcome = None if self._conveyor is None else self._conveyor.take()
         if outcome is not None and outcome.value is not None:
             loaded = outcome.value
-            self._loans[outcome.permit.index] = (loaded.ticket, time.monotonic())  # type: ignore[attr-defined]
+            index: int = outcome.permit.index  # type: ignore[attr-defined]
+            self._loans[index] = (loaded.ticket, time.monotonic())
             self.meter.deliver(loaded.ticket.rows, loaded.nbytes)
-            if self._arena is not None and not self._arena.looks_soon:
-                self._loop.call_soon(self._arena.kick)
+            if self._arena is not None:
+                self._arena.deliver(index)
         return outcome
 
     def kick(self) -> None:

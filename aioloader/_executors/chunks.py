@@ -13,13 +13,19 @@ _SHARE_SECONDS = 0.5e-3
 
 
 def cut(
-    rows: int, num_workers: int, row_seconds: float | None, largest: int = 16384
+    rows: int,
+    num_workers: int,
+    row_seconds: float | None,
+    largest: int = 16384,
+    *,
+    waiting: int = 0,
 ) -> list[tuple[int, int]]:
     """Cut ``rows`` positions into ``(start, stop)`` pieces of about `CHUNK_SECONDS`.
 
     ``row_seconds`` is what a row has cost so far, None if that is not known yet; then each
     worker gets two pieces. A batch that is worth sharing is cut so that each worker gets
-    some of it, a cheaper one goes to one worker whole.
+    some of it, a cheaper one goes to one worker whole, and so does one that comes when there
+    is work for all of them: ``waiting`` chunks.
 
     >>> cut(8, 2, None)
     [(0, 2), (2, 4), (4, 6), (6, 8)]
@@ -27,6 +33,8 @@ def cut(
     [(0, 256)]
     >>> cut(256, 2, 4e-6)
     [(0, 128), (128, 256)]
+    >>> cut(256, 2, 4e-6, waiting=2)
+    [(0, 256)]
     >>> cut(3, 2, 1.0)
     [(0, 1), (1, 2), (2, 3)]
     """
@@ -35,7 +43,7 @@ def cut(
     else:
         total = rows * row_seconds
         pieces = round(total / CHUNK_SECONDS)
-        if total > _SHARE_SECONDS:
+        if total > _SHARE_SECONDS and waiting < num_workers:
             pieces = max(pieces, num_workers)
     pieces = min(max(pieces, -(-rows // largest), 1), rows)
     return [(rows * k // pieces, rows * (k + 1) // pieces) for k in range(pieces)]

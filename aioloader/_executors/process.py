@@ -106,7 +106,8 @@ class ProcessExecutor:
         assert self._supervisor is not None
         job = Job(len(rows))
         whole = Part(slot.offset, slot.layout_key, rows, items, seeds)
-        spans = cut(len(rows), self._work.num_workers, ledger.row_cost.seconds)
+        row_seconds = ledger.row_cost.seconds
+        spans = cut(len(rows), self._work.num_workers, row_seconds, waiting=len(ledger))
         parts = [whole.take(start, stop) for start, stop in spans]
         numbers = [ledger.number() for _ in spans]
         messages = await self._packer.pack(numbers, parts)

@@ -25,6 +25,7 @@ __all__ = ["PAGE", "Arena", "ArenaSlot", "slot_bytes"]
 PAGE = 4096
 _FIRST_WAIT_SECONDS = 200e-6
 _LAST_WAIT_SECONDS = 2e-3
+_RARE_WAIT_SECONDS = 20e-3
 _FEW_WAITS = 4
 
 
@@ -135,6 +136,7 @@ class Arena:
         self._free = deque(range(depth)) if self._audit is None else self._audited(self._audit)
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
+        self._delivered: set[int] = set()
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._wait_seconds = _FIRST_WAIT_SECONDS
@@ -168,23 +170,23 @@ class Arena:
                 self._waiter = None
         return self._lend(self._free.popleft(), layout_key, rows)
 
+    def deliver(self, index: int) -> None:
+        """Note that the consumer has slot ``index``: from now on it comes back without a word."""
+        self._delivered.add(index)
+        if self._waiter is not None:
+            self._look_within(_FIRST_WAIT_SECONDS)
+
     def kick(self) -> None:
         """Look at once for slots that have become free: the consumer has just moved on."""
         if self._waiter is not None:
             self._look_soon()
 
-    @property
-    def looks_soon(self) -> bool:
-        """Whether the next look is near, or none is needed."""
-        return self._waiter is None or self._wait_seconds <= _FEW_WAITS * _FIRST_WAIT_SECONDS
-
     def _look_soon(self) -> None:
         self._reclaim()
-        if self._timer is not None and self.looks_soon:
-            return
-        self._stop_timer()
-        self._wait_seconds = _FIRST_WAIT_SECONDS
-        self._timer = self._loop.call_later(self._wait_seconds, self._look)
+        if self._delivered:
+            self._look_within(_FIRST_WAIT_SECONDS)
+        elif self._timer is None or self._wait_seconds < _RARE_WAIT_SECONDS:
+            self._look_after(_RARE_WAIT_SECONDS)
 
     def _look(self) -> None:
         # By a timer, and not by the feeder: a task that is woken costs as much as ten looks.
@@ -192,8 +194,18 @@ class Arena:
         if self._waiter is None:
             return
         self._reclaim()
-        self._wait_seconds = min(self._wait_seconds * 2, _LAST_WAIT_SECONDS)
-        self._timer = self._loop.call_later(self._wait_seconds, self._look)
+        rare = not self._delivered  # whatever else is on loan says when it comes back
+        longer = min(self._wait_seconds * 2, _LAST_WAIT_SECONDS)
+        self._look_after(_RARE_WAIT_SECONDS if rare else longer)
+
+    def _look_within(self, seconds: float) -> None:
+        if self._timer is None or self._wait_seconds > _FEW_WAITS * seconds:
+            self._look_after(seconds)
+
+    def _look_after(self, seconds: float) -> None:
+        self._stop_timer()
+        self._wait_seconds = seconds
+        self._timer = self._loop.call_later(seconds, self._look)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -244,6 +256,7 @@ class Arena:
             return
 
     def _give(self, index: int) -> None:
+        self._delivered.discard(index)
         self._free.append(index)
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)

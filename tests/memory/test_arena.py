@@ -369,6 +369,24 @@ async def test_reclaim_is_called_while_the_feeder_starves_and_only_then() -> Non
     arena.close()
 
 
+async def test_it_looks_often_only_for_what_a_consumer_has() -> None:
+    """All else says when it comes back; but what it forgot to say is found, too."""
+    looks: list[int] = []
+    arena = make_arena(1, reclaim=lambda: looks.append(arena.on_loan))
+    slot = await arena.acquire(0, ROWS)
+    waiting = asyncio.ensure_future(arena.acquire(0, ROWS))
+    await until(lambda: len(looks) >= 3)
+    assert arena._wait_seconds == module._RARE_WAIT_SECONDS
+    arena.deliver(slot.index)
+    assert arena._wait_seconds == module._FIRST_WAIT_SECONDS
+    await until(lambda: arena._wait_seconds == module._LAST_WAIT_SECONDS)
+    arena.kick()
+    assert arena._wait_seconds == module._FIRST_WAIT_SECONDS
+    slot.release()
+    await waiting
+    arena.close()
+
+
 async def test_what_reclaim_frees_ends_the_wait() -> None:
     """As with JAX, which holds the last reference itself until it is called."""
     lazy: list[Any] = []
