@@ -98,6 +98,10 @@ class Conveyor(Generic[K, V]):
         # The body's own exception is not handed to the group: it belongs to the caller, and
         # must not come back wrapped in an ExceptionGroup.
         assert self._group is not None
+        if self._feeding is not None:
+            # A cancellation alone passes by who waits for what has just come: the feeder could
+            # go on for ever with the permits of the jobs that are cancelled.
+            self._feeding.cancel()
         self._group.cancel_scope.cancel()
         try:
             await self._group.__aexit__(None, None, None)
@@ -158,9 +162,10 @@ class Conveyor(Generic[K, V]):
         try:
             with scope:
                 while (ticket := await self._draw(self._tickets)) is not None:
-                    if scope.cancel_called:  # nothing above may have waited, and noticed
-                        break
                     permit = await self._gate(ticket)
+                    if scope.cancel_called:  # nothing above may have waited, and noticed
+                        permit.release()
+                        break
                     outcome: Outcome[K, V] = Outcome(ticket, permit)
                     if self._ordered:
                         self._belt.append(outcome)

@@ -181,11 +181,10 @@ class Swarm:
             if not turn.done():
                 turn.set_result(None)
                 return
-        self._group.start_soon(later(self._serve))
+        self._group.start_soon(later(self._serve), self._group.cancel_scope)
 
-    async def _serve(self) -> None:
-        assert self._group is not None
-        scope, loop = self._group.cancel_scope, asyncio.get_running_loop()
+    async def _serve(self, scope: anyio.CancelScope) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             try:
                 await self._work(lambda: scope.cancel_called)

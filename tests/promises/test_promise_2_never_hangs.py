@@ -144,6 +144,25 @@ def test_leaving_does_not_wait_for_workers(loop: str, load: Any) -> None:
     assert run_on(loop, main()) < 2.5  # of 5 and more; benchmarks hold the figure
 
 
+async def simple_load_at_once(item: int, arrays: Any, seed: int | None) -> None:
+    simple_load(item, arrays, seed)
+
+
+@both_loops
+@pytest.mark.parametrize("load", [simple_load, simple_load_at_once])
+def test_leaving_in_mid_stream_is_quick_again_and_again(loop: str, load: Any) -> None:
+    """Cancelled batches give their slots back, and the feeder must not go on with them."""
+
+    async def main() -> None:
+        with anyio.fail_after(30):
+            for count in range(60):
+                async with Loader(load, simple_group(), depth=4, num_workers=0) as loader:
+                    for _ in range(count % 21):
+                        await anext(loader)
+
+    run_on(loop, main())
+
+
 def test_aclose_may_come_from_another_task_while_one_waits() -> None:
     """The waiting one sees the end of the stream; closing again is harmless."""
 
