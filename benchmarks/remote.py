@@ -45,7 +45,9 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "SPDL, aiohttp": ("spdl", {}),
     "Grain, 16 threads": ("grain", {"workers": 16}),
     "Grain, 64 threads": ("grain", {"workers": 64}),
+    "Grain, 128 threads": ("grain", {"workers": 128}),
     "Grain, 256 threads": ("grain", {"workers": 256}),
+    "ours, aiohttp, 128 at once": ("ours", {"workers": 0, "concurrency": 128}),
     "ours, aiohttp, 256 at once": ("ours", {"workers": 0, "concurrency": 256}),
 }
 Result = dict[str, Any]

@@ -194,6 +194,7 @@ class Arena:
         if self._waiter is None:
             return
         self._reclaim()
+        self._wake()  # where a Ctrl-C has come between a slot's return and this
         rare = not self._delivered  # whatever else is on loan says when it comes back
         longer = min(self._wait_seconds * 2, _LAST_WAIT_SECONDS)
         self._look_after(_RARE_WAIT_SECONDS if rare else longer)
@@ -256,9 +257,12 @@ class Arena:
             return
 
     def _give(self, index: int) -> None:
-        self._delivered.discard(index)
         self._free.append(index)
-        if self._waiter is not None and not self._waiter.done():
+        self._delivered.discard(index)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._free and self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
 
