@@ -168,11 +168,18 @@ class Supervisor:
 
     def _receive(self, crew: Crew, limit: int) -> bool:
         """Read up to ``limit`` answers; returns False once there are no more for now, or ever."""
+        was_reset = False
         for _ in range(limit):
             try:
                 packet, descriptor = wire.receive(crew.socket)
-            except (BlockingIOError, ConnectionResetError):
+            except BlockingIOError:
                 return False
+            except ConnectionResetError:
+                # Said once, of workers that ended with work unread; their answers come behind it.
+                if was_reset:
+                    return False
+                was_reset = True
+                continue
             if not packet:
                 self._loop.remove_reader(crew.socket.fileno())
                 return False
