@@ -83,7 +83,7 @@ class DatasetIterator(Iterator[T], ABC, Generic[T]):
         directly, and awaits nothing but that and requests (see `requests`). The position must
         have moved behind the element when an exception of the user's comes out of it.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no __next__")
+        raise TypeError(f"{type(self).__name__} has no __next__")
 
     @abstractmethod
     def get_state(self) -> dict[str, Any]:

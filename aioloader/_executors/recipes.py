@@ -111,10 +111,7 @@ def fill_rows(
             if returned is not None:
                 columns.put(position, returned)
         except BaseException as error:
-
-            def again(position: int = position, given: Any = (item, arrays, seed)) -> None:
-                columns.put(position, load(*given))
-
+            again = functools.partial(_fill_row, columns, position, load, item, arrays, seed)
             retried += _retry(again, error, row, mark, retries)
     return Filled(columns.result(), time.perf_counter() - started, retried)
 
@@ -135,12 +132,9 @@ def fill_spans(
     for first, last in spans(rows):
         start = rows[first]
         mark(start)
-
-        def attempt(first: int = first, last: int = last, views: Any = views) -> None:
-            arrays = views.span(rows[first], rows[last - 1] + 1)
-            returned = load(items[first:last], arrays, list(seeds[first:last]))
-            columns.put_many(range(first, last), returned)
-
+        arrays = views.span(start, rows[last - 1] + 1)
+        given = items[first:last], arrays, list(seeds[first:last])
+        attempt = functools.partial(_fill_span, columns, range(first, last), load, *given)
         try:
             attempt()
         except BaseException as error:
@@ -183,6 +177,23 @@ def is_coroutine_function(function: object) -> bool:
     return inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
+def _fill_row(
+    columns: Columns, position: int, load: Callable[..., Any], item: Any, arrays: Any, seed: Any
+) -> None:
+    columns.put(position, load(item, arrays, seed))
+
+
+def _fill_span(
+    columns: Columns,
+    positions: range,
+    load: Callable[..., Any],
+    items: Any,
+    arrays: Any,
+    seeds: Any,
+) -> None:
+    columns.put_many(positions, load(items, arrays, seeds))
+
+
 def _retry(
     attempt: Callable[[], None],
     error: BaseException,
@@ -202,7 +213,11 @@ def _retry(
             latest = another
         else:
             return tried
-    raise RowFailed(row, latest) from latest
+    try:
+        raise RowFailed(row, latest) from latest
+    finally:
+        # An error that its own frames refer to keeps a slot until the next garbage collection.
+        del error, latest, attempt
 
 
 def _pause(seconds: float, mark: Callable[[int], None], row: int) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import gc
 import itertools
 import time
+import weakref
 from collections import UserDict
 from typing import Any
 
@@ -110,6 +112,31 @@ def test_one_failure_more_than_retries_is_an_error() -> None:
         fill_rows(load, views, range(4), range(4), [None] * 4, lambda row: None, retries=2)
     assert caught.value.row == 1
     assert load.calls == [0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+@pytest.mark.parametrize("fill", [fill_rows, fill_spans])
+def test_an_error_that_is_dropped_keeps_nothing(
+    slept: list[float], fill: Any, retries: int
+) -> None:
+    """Without a garbage collection: its frames have views of the slot, which has to come back."""
+    array, views = make_views()
+
+    def load(*given: Any) -> Any:
+        raise ValueError(given[0])
+
+    gc.disable()
+    try:
+        try:
+            fill(load, views, range(2), range(2), [None] * 2, lambda row: None, retries)
+        except RowFailed as failed:
+            reference = weakref.ref(failed)
+        assert reference() is None
+        held = weakref.ref(array)
+        del array, views
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
