@@ -1,6 +1,6 @@
 """The comparison in a few lines: ``python -m benchmarks.summary RESULTS [--write]``.
 
-``--write`` puts them into the README, and the whole results beside this file.
+``--write`` puts them into the README, and the whole results and the picture beside this file.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 MARK = "<!-- comparison: written by `python -m benchmarks.summary RESULTS --write` -->"
+_PICTURE = "![The share of the limit that each loader reaches](benchmarks/results.png)"
 _COSTS = ("cpu_us", "cpu_ms")
 
 
@@ -103,7 +104,7 @@ def summary(results: Results, about: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     measured = (
         f"{about['date']}, {about['cores']} cores, {about['system']}; {versions}. Medians of "
-        f"{about['rounds']} rounds."
+        f"{about['rounds']} rounds. All figures: [`RESULTS.md`](benchmarks/RESULTS.md)."
     )
     return "\n".join((*head, *body)) + f"\n\n{measured}"
 
@@ -113,9 +114,9 @@ def main(path: str, *options: str) -> None:
     text = summary(results, about)
     print(text)
     if "--write" in options:
-        put(README, MARK, text)
         shutil.copy(Path(path).with_suffix(".md"), HERE / "RESULTS.md")
         shutil.copy(Path(path).with_suffix(".png"), HERE / "results.png")
+        put(README, MARK, _PICTURE, text)
 
 
 if __name__ == "__main__":
