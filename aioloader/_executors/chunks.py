@@ -9,6 +9,9 @@ __all__ = ["RowCost", "cut"]
 CHUNK_SECONDS = 4e-3
 """What a chunk should last: long against its overhead, short against a batch."""
 
+BUSY_SECONDS = 16e-3
+"""The same while all workers have work: nobody waits then for a part of the next batch."""
+
 _SHARE_SECONDS = 0.5e-3
 
 
@@ -24,8 +27,8 @@ def cut(
 
     ``row_seconds`` is what a row has cost so far, None if that is not known yet; then each
     worker gets two pieces. A batch that is worth sharing is cut so that each worker gets
-    some of it, a cheaper one goes to one worker whole, and so does one that comes when there
-    is work for all of them: ``waiting`` chunks.
+    some of it, and a cheaper one goes to one worker whole. When there is work for all of them
+    already, ``waiting`` chunks, pieces last `BUSY_SECONDS`.
 
     >>> cut(8, 2, None)
     [(0, 2), (2, 4), (4, 6), (6, 8)]
@@ -35,6 +38,8 @@ def cut(
     [(0, 128), (128, 256)]
     >>> cut(256, 2, 4e-6, waiting=2)
     [(0, 256)]
+    >>> cut(64, 2, 4e-4, waiting=2)
+    [(0, 32), (32, 64)]
     >>> cut(3, 2, 1.0)
     [(0, 1), (1, 2), (2, 3)]
     """
@@ -42,8 +47,9 @@ def cut(
         pieces = 2 * num_workers
     else:
         total = rows * row_seconds
-        pieces = round(total / CHUNK_SECONDS)
-        if total > _SHARE_SECONDS and waiting < num_workers:
+        is_busy = waiting >= num_workers
+        pieces = round(total / (BUSY_SECONDS if is_busy else CHUNK_SECONDS))
+        if total > _SHARE_SECONDS and not is_busy:
             pieces = max(pieces, num_workers)
     pieces = min(max(pieces, -(-rows // largest), 1), rows)
     return [(rows * k // pieces, rows * (k + 1) // pieces) for k in range(pieces)]

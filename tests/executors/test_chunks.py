@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioloader._executors.chunks import CHUNK_SECONDS, RowCost, cut
+from aioloader._executors.chunks import BUSY_SECONDS, CHUNK_SECONDS, RowCost, cut
 
 costs = st.none() | st.floats(0, 1e9) | st.sampled_from([0.0, 1e-9, 1e-6, 1e-4, 1.0])
 
@@ -53,6 +53,8 @@ def test_a_piece_lasts_about_as_long_as_it_should() -> None:
     for cost in (1e-5, 1e-4, 5e-4):
         sizes = {stop - start for start, stop in cut(4000, 2, cost)}
         assert max(sizes) * cost == pytest.approx(CHUNK_SECONDS, rel=0.3)
+        sizes = {stop - start for start, stop in cut(4000, 2, cost, waiting=2)}
+        assert max(sizes) * cost == pytest.approx(BUSY_SECONDS, rel=0.3)
 
 
 def test_the_cost_of_a_row_follows_what_is_measured() -> None:
