@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
@@ -22,9 +21,10 @@ __all__ = [
     "Fault",
     "InjectedFault",
     "Trigger",
-    "arm",
     "armed",
     "faults",
+    "scribble",
+    "strike",
 ]
 
 ENVIRONMENT = "AIOLOADER_FAULTS"
@@ -127,22 +127,6 @@ def armed() -> tuple[Fault, ...]:
     return (*_armed, *(Fault.parse(part) for part in text.split(",") if part.strip()))
 
 
-def arm(
-    function: Callable[..., Any], kind: Literal["load", "coroutine", "fetch"]
-) -> Callable[..., Any]:
-    """Return a ``load`` or ``fetch`` of this process with its points around it, if need be."""
-    plan = armed()
-    if not plan:
-        return function
-    trigger = Trigger(plan)
-    wraps = {
-        "load": trigger.wrap,
-        "coroutine": trigger.wrap_coroutine,
-        "fetch": trigger.wrap_fetch,
-    }
-    return wraps[kind](function)
-
-
 @final
 class Trigger:
     """The faults of one process: counts visits to the points, and strikes."""
@@ -155,22 +139,17 @@ class Trigger:
 
     def visit(self, point: str) -> None:
         """Pass a point, if nothing strikes there."""
-        for fault in self._due(point):
-            seconds = _strike(fault)
+        for fault in self.due(point):
+            seconds = strike(fault)
             if seconds:
                 time.sleep(seconds)
-
-    async def visit_async(self, point: str) -> None:
-        """Pass a point on the event loop."""
-        for fault in self._due(point):
-            await asyncio.sleep(_strike(fault))
 
     def wrap(self, load: Callable[..., Any]) -> Callable[..., Any]:
         """Return ``load`` with the points of a row around it."""
 
         def faulty(item: Any, arrays: Mapping[str, np.ndarray], seed: Any) -> Any:
             self.visit("before_write")
-            _scribble(arrays)
+            scribble(arrays)
             self.visit("mid_row")
             returned = load(item, arrays, seed)
             self.visit("written")
@@ -178,35 +157,14 @@ class Trigger:
 
         return faulty
 
-    def wrap_coroutine(self, load: Callable[..., Any]) -> Callable[..., Any]:
-        """Do the same for a coroutine function."""
-
-        async def faulty(item: Any, arrays: Mapping[str, np.ndarray], seed: Any) -> Any:
-            await self.visit_async("before_write")
-            _scribble(arrays)
-            await self.visit_async("mid_row")
-            returned = await load(item, arrays, seed)
-            await self.visit_async("written")
-            return returned
-
-        return faulty
-
-    def wrap_fetch(self, fetch: Callable[..., Any]) -> Callable[..., Any]:
-        """Return ``fetch`` with its point before it."""
-
-        async def faulty(item: Any) -> Any:
-            await self.visit_async("fetch")
-            return await fetch(item)
-
-        return faulty
-
-    def _due(self, point: str) -> list[Fault]:
+    def due(self, point: str) -> list[Fault]:
+        """Count a visit to a point, and return what strikes there."""
         visit = self._visits[point]
         self._visits[point] += 1
         return [f for f in self._faults if f.point == point and f.visit == visit]
 
 
-def _strike(fault: Fault) -> float:
+def strike(fault: Fault) -> float:
     """Do what can be done at once; returns the seconds to wait for the rest."""
     if log := os.environ.get(LOG_ENVIRONMENT):
         with open(log, "a") as file:
@@ -222,7 +180,8 @@ def _strike(fault: Fault) -> float:
     return {"hang": 1e9, "slow": fault.seconds}.get(fault.action, 0.0)
 
 
-def _scribble(arrays: Mapping[str, np.ndarray]) -> None:
+def scribble(arrays: Mapping[str, np.ndarray]) -> None:
+    """Write nonsense to a row, as a load does that is cut off in the middle."""
     for array in arrays.values():
         raw = array.reshape(-1).view(np.uint8)
         raw[: raw.size // 2] = _SCRIBBLE

@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+with contextlib.suppress(ImportError):
+    import uvloop
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
@@ -144,11 +147,7 @@ def consume(epoch: Any, consumer: Consumer) -> dict[str, Any]:
 
 def run(coroutine: Any) -> Any:
     """Run a coroutine on uvloop, for whichever loader."""
-    with contextlib.suppress(ImportError):
-        import uvloop
-
-        return uvloop.run(coroutine)
-    return asyncio.run(coroutine)
+    return uvloop.run(coroutine) if "uvloop" in globals() else asyncio.run(coroutine)
 
 
 def _consume(epoch: AbstractContextManager[Any], consumer: Consumer) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Conveyor", "Gate", "Outcome", "Permit"]
 
+_FED_AT_ONCE = 8
+
 K = TypeVar("K")
 K_contra = TypeVar("K_contra", contravariant=True)
 V = TypeVar("V")
@@ -159,6 +161,7 @@ class Conveyor(Generic[K, V]):
         # Permits are taken here, one ticket at a time, and never inside a job: were a later
         # ticket to take the last permit before an earlier one, an ordered belt would wait
         # for itself for ever.
+        fed = 0
         try:
             with scope:
                 while (ticket := await self._draw(self._tickets)) is not None:
@@ -173,6 +176,9 @@ class Conveyor(Generic[K, V]):
                     self._begin(group, outcome)
                     # While this waits for the next permit it must not hold the last batch.
                     del outcome, permit
+                    fed += 1
+                    if fed % _FED_AT_ONCE == 0:  # at first there is a permit for each of many
+                        await asyncio.sleep(0)
         except Exception as error:  # in the tickets or the gate: no more will come
             self.failure = error
         finally:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Self, final
 import anyio
 
 from aioloader._engine.holding import Held
+from aioloader._executors.arming import arm
 from aioloader._executors.coroutines import Calls, Swarm
 from aioloader._executors.later import later
 from aioloader._executors.recipes import Columns
-from aioloader._faults import arm
 from aioloader._fetching.fetch import Fetch
 from aioloader._fetching.payloads import payload_bytes
 from aioloader.errors import ItemError

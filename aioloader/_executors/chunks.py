@@ -10,7 +10,7 @@ CHUNK_SECONDS = 4e-3
 """What a chunk should last: long against its overhead, short against a batch."""
 
 BUSY_SECONDS = 16e-3
-"""The same while all workers have work: nobody waits then for a part of the next batch."""
+"""The same while all workers have work, beyond one chunk for each: nobody waits for another."""
 
 _SHARE_SECONDS = 0.5e-3
 
@@ -28,7 +28,8 @@ def cut(
     ``row_seconds`` is what a row has cost so far, None if that is not known yet; then each
     worker gets two pieces. A batch that is worth sharing is cut so that each worker gets
     some of it, and a cheaper one goes to one worker whole. When there is work for all of them
-    already, ``waiting`` chunks, pieces last `BUSY_SECONDS`.
+    already, ``waiting`` chunks, a batch has no more pieces than workers, unless they would last
+    longer than `BUSY_SECONDS`.
 
     >>> cut(8, 2, None)
     [(0, 2), (2, 4), (4, 6), (6, 8)]
@@ -47,9 +48,10 @@ def cut(
         pieces = 2 * num_workers
     else:
         total = rows * row_seconds
-        is_busy = waiting >= num_workers
-        pieces = round(total / (BUSY_SECONDS if is_busy else CHUNK_SECONDS))
-        if total > _SHARE_SECONDS and not is_busy:
+        pieces = round(total / CHUNK_SECONDS)
+        if waiting >= num_workers:
+            pieces = max(round(total / BUSY_SECONDS), min(pieces, num_workers))
+        elif total > _SHARE_SECONDS:
             pieces = max(pieces, num_workers)
     pieces = min(max(pieces, -(-rows // largest), 1), rows)
     return [(rows * k // pieces, rows * (k + 1) // pieces) for k in range(pieces)]

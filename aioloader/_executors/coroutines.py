@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Self, final
 import anyio
 import anyio.lowlevel
 
+from aioloader._executors.arming import arm
 from aioloader._executors.failures import Failure
 from aioloader._executors.later import later
 from aioloader._executors.recipes import Columns, backoff_seconds, spans
-from aioloader._faults import arm
 from aioloader._memory.layout import RowViews
 from aioloader._memory.segment import PrivateSegment
 from aioloader.protocols import Arrays, Filled, Segment, Slot, Work

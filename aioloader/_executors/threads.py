@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, final
 
 import anyio
 
+from aioloader._executors.arming import arm
 from aioloader._executors.failures import Failure
 from aioloader._executors.recipes import BEAT, RowFailed, fill_rows, fill_spans
 from aioloader._executors.watch import Watch
-from aioloader._faults import arm
 from aioloader._memory.layout import RowViews
 from aioloader._memory.segment import PrivateSegment
 from aioloader.errors import ItemError

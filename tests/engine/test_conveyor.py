@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -133,6 +134,17 @@ async def test_outcomes_come_as_the_work_ends_where_order_does_not_matter() -> N
             outcome.permit.release()
         assert await read(belt) is None
     assert seen == ["c", "a", "b"]
+
+
+async def test_a_feeder_with_permits_for_many_lets_others_run_meanwhile() -> None:
+    """Entering a loader of great depth neither takes longer, nor blocks the loop."""
+    permits, doors = Permits(200), Doors()
+    async with belt_over(range(200), doors, permits=permits):
+        seen = [len(permits.granted)]
+        while seen[-1] < 200:
+            await asyncio.sleep(0)
+            seen.append(len(permits.granted))
+    assert max(later - before for before, later in pairwise(seen)) <= 16
 
 
 @pytest.mark.parametrize("ordered", [True, False])

@@ -46,7 +46,7 @@ class Here:
 
 def load(item, arrays, seed):
     arrays["x"][...] = item
-    return {"modules": sorted(m for m in sys.modules if m in ("jax", "anyio", "uvloop")),
+    return {"modules": sorted(m for m in sys.modules if m in ("jax", "anyio", "uvloop", "asyncio")),
             "worker": aioloader.is_worker(), "main": __name__, "argv": len(sys.argv)}
 
 async def main(load):
