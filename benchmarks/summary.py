@@ -26,14 +26,17 @@ README = HERE.parent / "README.md"
 MARK = "<!-- comparison: written by `python -m benchmarks.summary RESULTS --write` -->"
 _PICTURE = "![The share of the limit that each loader reaches](benchmarks/results.png)"
 _COSTS = ("cpu_us", "cpu_ms")
+_ASIDE = ("ours_thread",)  # of which one worker of two is no fair measure
 
 
 def lines(name: str, outcomes: Sequence[Outcome]) -> list[str]:
     """Return a line of the table for each of our ways to do a workload.
 
-    Where it has several cases, the worst of each loader counts.
+    Where it has several cases, the worst of each loader counts, unless they are there for slopes.
     """
     workload = load_workload(name)
+    if workload.slopes:
+        return []
     main = next(iter(workload.columns))
     found = [row for row in rows(workload, outcomes) if main in row.figures]
     others = [row for row in found if row.loader[:4] != "ours" and row.loader != workload.limit]
@@ -41,7 +44,7 @@ def lines(name: str, outcomes: Sequence[Outcome]) -> list[str]:
     worst = _worst(others, main, less=less)
     best = min(worst, key=lambda row: _figure(row, main, less=less), default=None)
     ours = _worst([row for row in found if row.loader[:4] == "ours"], main, less=less)
-    return [_line(workload, main, row, best) for row in ours]
+    return [_line(name, main, row, best) for row in ours if row.loader not in _ASIDE]
 
 
 def _worst(found: Sequence[Row], main: str, *, less: bool) -> list[Row]:
@@ -60,12 +63,12 @@ def _figure(row: Row, main: str, *, less: bool) -> float:
     return median if less else -median
 
 
-def _line(workload: Workload, main: str, ours: Row, best: Row | None) -> str:
+def _line(name: str, main: str, ours: Row, best: Row | None) -> str:
+    workload = load_workload(name)
     column = workload.columns[main]
     cost = next((key for key in _COSTS if key in workload.columns), None)
-    title = workload.title.partition(":")[0].partition(",")[0]
     cells = [
-        f"{title}, {column.heading}",
+        f"{name.replace('_', ' ')}, {column.heading}",
         label(workload, ours.loader),
         *_told(workload, main, ours),
         _cost(workload, cost, ours),
