@@ -6,7 +6,6 @@ hours: what starting and ending cost is told apart.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import time
@@ -18,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-with contextlib.suppress(ImportError):
-    import uvloop
+try:
+    from uvloop import run as _run
+except ImportError:
+    from asyncio import run as _run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,7 +148,7 @@ def consume(epoch: Any, consumer: Consumer) -> dict[str, Any]:
 
 def run(coroutine: Any) -> Any:
     """Run a coroutine on uvloop, for whichever loader."""
-    return uvloop.run(coroutine) if "uvloop" in globals() else asyncio.run(coroutine)
+    return _run(coroutine)
 
 
 def _consume(epoch: AbstractContextManager[Any], consumer: Consumer) -> None:
