@@ -25,6 +25,7 @@ async def run(items: int, *, kill: bool) -> tuple[str, list[float], int]:
 
     A gap is the time between two batches; the batches that were ready when the worker was
     killed come at once, so that the longest of those up to the next kill is what counts.
+    The next is killed when the last one's death was seen: to kill a dead one is to kill none.
     """
     group = DataGroup(SIZE, range(items), loader_arrays=ARRAYS, shuffle_later="itemwise")
     loader = Loader(load, group, num_workers=2, end_at=("epoch", 1))
@@ -37,13 +38,21 @@ async def run(items: int, *, kill: bool) -> tuple[str, list[float], int]:
             digest.update(repr(dict(batch.additional)).encode())
             count += SIZE
             del batch
-            pids = loader._executor.worker_pids
-            if kill and count % EVERY == 0 and pids:
-                with contextlib.suppress(ProcessLookupError):  # it has just died of the last
-                    os.kill(pids[count // EVERY % len(pids)], signal.SIGKILL)
-                gaps.append(0.0)
             last = time.perf_counter()
+            if kill and count % EVERY == 0:
+                pids = await _next_workers(loader, deaths=len(gaps) - 1)
+                gaps[-1] = max(gaps[-1], time.perf_counter() - last)
+                last = time.perf_counter()
+                os.kill(pids[count // EVERY % len(pids)], signal.SIGKILL)
+                gaps.append(0.0)
         return digest.hexdigest(), gaps[1:], loader.statistics().worker_deaths
+
+
+async def _next_workers(loader: Loader, deaths: int) -> list[int]:
+    """Return the workers' process ids once `deaths` have been seen and made good."""
+    while loader.statistics().worker_deaths < deaths or not loader._executor.worker_pids:
+        await asyncio.sleep(1e-3)
+    return loader._executor.worker_pids
 
 
 def main(items: int = 10_000) -> int:

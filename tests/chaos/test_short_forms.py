@@ -60,9 +60,9 @@ def test_a_cancellation_at_any_wait_loses_and_leaves_nothing(kind: str, way: str
 
 def test_an_epoch_survives_a_worker_killed_again_and_again() -> None:
     clean, _, _ = asyncio.run(recovery.run(300, kill=False))
-    killed, _, deaths = asyncio.run(recovery.run(300, kill=True))
+    killed, gaps, deaths = asyncio.run(recovery.run(300, kill=True))
     assert killed == clean
-    assert deaths > 2
+    assert deaths >= len(gaps) - 1 == 5  # the last is killed with the epoch's last batch
 
 
 def test_programs_that_share_a_cache_may_be_killed() -> None:
