@@ -168,6 +168,11 @@ class Ticket:
         """How many rows the batch has."""
         return len(self.indices)
 
+    @property
+    def row_seeds(self) -> Sequence[int | None]:
+        """What `load` receives for each row: a seed, or None for validation."""
+        return (None,) * self.rows if self.seeds is None else self.seeds
+
     def describe(self) -> str:
         """Name the batch as messages do.
 

@@ -10,7 +10,7 @@ import anyio
 import jax
 import numpy as np
 
-from aioloader._device.putting import put
+from aioloader._device.putting import put, put_at_once
 from aioloader.errors import LayoutError
 
 if TYPE_CHECKING:
@@ -118,6 +118,8 @@ class Placer:
         self, arrays: Arrays, layouts: Layouts, additional: Extras, group: object
     ) -> Mapping[str, jax.Array]:
         """Place a batch; blocks until nothing but jax arrays of the CPU reads the slot."""
+        if self.is_quick(layouts) and (at_once := put_at_once(arrays)) is not None:
+            return at_once
         if self._function is not None:
             placed = self._function(arrays, layouts, additional, group)
             some = [x for x in jax.tree.leaves(placed) if isinstance(x, jax.Array)]

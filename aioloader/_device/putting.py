@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["put"]
+__all__ = ["put", "put_at_once"]
 
 Put = Callable[[np.ndarray], jax.Array]
 
@@ -29,11 +29,25 @@ def put(arrays: Mapping[str, np.ndarray], target: Any) -> dict[str, jax.Array]:
 
     On the CPU the result may be the arrays' own memory.
     """
-    if target is None and jax.config.jax_default_device is None:  # type: ignore[attr-defined]
-        inner = _inner()
-        if inner is not None and all(a.dtype.char in _PLAIN for a in arrays.values()):
-            return {name: inner(array) for name, array in arrays.items()}
-    placed: dict[str, jax.Array] = jax.device_put(dict(arrays), target)
+    placed = put_at_once(arrays) if target is None else None
+    if placed is None:
+        placed = jax.device_put(dict(arrays), target)
+    return placed
+
+
+def put_at_once(arrays: Mapping[str, np.ndarray]) -> dict[str, jax.Array] | None:
+    """Put arrays onto the default device where that is the CPU; None where it cannot be so simple.
+
+    No array is converted, and none is waited for.
+    """
+    inner = _inner()
+    if inner is None or jax.config.jax_default_device is not None:  # type: ignore[attr-defined]
+        return None
+    placed = {}
+    for name, array in arrays.items():
+        if array.dtype.char not in _PLAIN:
+            return None
+        placed[name] = inner(array)
     return placed
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import deque
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, final
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeAlias, TypeVar, cast, final
 
 import anyio
 
+from aioloader._engine.alarm import Alarm, answer
 from aioloader._executors.later import later
 
 if TYPE_CHECKING:
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-__all__ = ["Conveyor", "Gate", "Outcome", "Permit"]
+__all__ = ["Conveyor", "Gate", "Outcome", "Passage", "Permit", "Settle"]
 
 _FED_AT_ONCE = 8
 
@@ -34,7 +36,21 @@ class Permit(Protocol):
 class Gate(Protocol[K_contra]):
     """Where permits come from."""
 
-    async def __call__(self, ticket: K_contra, /) -> Any: ...
+    def grant(self, ticket: K_contra, /) -> Any:
+        """Return a permit, or None where there is none now."""
+
+    async def wait(self) -> None:
+        """Wait until it is worth to ask again."""
+
+
+class Passage(Protocol):
+    """Work under way that no task waits for."""
+
+    def abandon(self) -> None:
+        """Let go of everything, and never tell how the work ended."""
+
+
+Settle: TypeAlias = "Callable[[Any, Exception | None], None]"
 
 
 @final
@@ -56,6 +72,8 @@ class Conveyor(Generic[K, V]):
     """Run ``work(ticket, permit)`` for each ticket and keep the outcomes on a belt.
 
     ``draw`` takes the next ticket, where that should not be done on the event loop.
+    ``begin(ticket, permit, settle)`` begins work that needs no task, and ``settle(value, error)``
+    ends it; where it returns None the work is done as any other.
 
     A ticket begins once the gate has granted it a permit, in ticket order; the value owns
     that permit from then on. An async context manager, to be entered and left by one task;
@@ -71,21 +89,26 @@ class Conveyor(Generic[K, V]):
         gate: Gate[K],
         ordered: bool = True,
         draw: Callable[[Iterator[K]], Awaitable[K | None]] | None = None,
+        begin: Callable[[K, Any, Settle], Passage | None] | None = None,
     ) -> None:
         self._tickets = tickets
+        self._ticket: K | None = None  # drawn, and without a permit yet
         self._work = work
         self._gate = gate
-        self._draw = draw or _draw
+        self._draw = draw
+        self._shortcut = begin
         self._ordered = ordered
         self._belt: deque[Outcome[K, V]] = deque()
         self._group: TaskGroup | None = None
         self._feeding: anyio.CancelScope | None = None
         self._watching: list[asyncio.Future[bool]] = []
+        self._alarm = Alarm()
         self._begun: deque[Outcome[K, V]] = deque()
+        self._passages: dict[Outcome[K, V], Passage] = {}
         self._idle: list[asyncio.Future[None]] = []
         self._exhausted = False
         self.loading = 0
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
 
     def __repr__(self) -> str:
         return f"<Conveyor: {self.loading} loading, {self.ready} ready>"
@@ -93,7 +116,7 @@ class Conveyor(Generic[K, V]):
     async def __aenter__(self) -> Self:
         self._group = await anyio.create_task_group().__aenter__()
         self._feeding = anyio.CancelScope()
-        self._group.start_soon(later(self._feed), self._group, self._feeding)
+        self._group.start_soon(later(self._feed), self._feeding)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -105,6 +128,11 @@ class Conveyor(Generic[K, V]):
             # go on for ever with the permits of the jobs that are cancelled.
             self._feeding.cancel()
         self._group.cancel_scope.cancel()
+        for outcome, passage in self._passages.items():
+            passage.abandon()
+            outcome.permit.release()
+            self.loading -= 1
+        self._passages.clear()
         try:
             await self._group.__aexit__(None, None, None)
         finally:
@@ -115,6 +143,7 @@ class Conveyor(Generic[K, V]):
             self._belt.clear()
             self._begun.clear()
             self._changed()
+            self._alarm.close()
 
     @property
     def ready(self) -> int:
@@ -124,6 +153,8 @@ class Conveyor(Generic[K, V]):
     @property
     def ended(self) -> bool:
         """Whether there is nothing on the belt and nothing more will come."""
+        if self.failure is not None and not isinstance(self.failure, Exception):
+            return True  # as of Ctrl-C, inside any statement: what was being begun may never end
         return self._exhausted and not self._belt and self.loading == 0
 
     def take(self) -> Outcome[K, V] | None:
@@ -142,12 +173,12 @@ class Conveyor(Generic[K, V]):
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[bool] = loop.create_future()
         self._watching.append(turn)
-        timer = None if timeout is None else loop.call_later(timeout, _settle, turn, False)
+        if timeout is not None:
+            self._alarm.set(turn, timeout)
         try:
             return await turn
         finally:
-            if timer is not None:
-                timer.cancel()
+            self._alarm.forget(turn)
             if turn in self._watching:  # late, or cancelled
                 self._watching.remove(turn)
 
@@ -157,35 +188,73 @@ class Conveyor(Generic[K, V]):
             self._feeding.cancel()
             self._changed()
 
-    async def _feed(self, group: TaskGroup, scope: anyio.CancelScope) -> None:
-        # Permits are taken here, one ticket at a time, and never inside a job: were a later
-        # ticket to take the last permit before an earlier one, an ordered belt would wait
-        # for itself for ever.
-        fed = 0
+    def feed(self) -> None:
+        """Begin what can begin at once, a few tickets at most, without a turn of the loop."""
+        scope = self._feeding
+        if self._draw is None and scope is not None:
+            try:
+                self._feed_now(scope)
+            finally:
+                if self._exhausted:
+                    scope.cancel()  # the feeder waits for a permit, and has no ticket
+
+    async def _feed(self, scope: anyio.CancelScope) -> None:
+        # Permits are taken here and in `feed`, one ticket at a time, and never inside a job: were
+        # a later ticket to take the last permit before an earlier one, an ordered belt would
+        # wait for itself for ever.
         try:
             with scope:
-                while (ticket := await self._draw(self._tickets)) is not None:
-                    permit = await self._gate(ticket)
-                    if scope.cancel_called:  # nothing above may have waited, and noticed
-                        permit.release()
-                        break
-                    outcome: Outcome[K, V] = Outcome(ticket, permit)
-                    if self._ordered:
-                        self._belt.append(outcome)
-                    self.loading += 1
-                    self._begin(group, outcome)
-                    # While this waits for the next permit it must not hold the last batch.
-                    del outcome, permit
-                    fed += 1
-                    if fed % _FED_AT_ONCE == 0:  # at first there is a permit for each of many
+                while not self._exhausted:
+                    if self._draw is not None and self._ticket is None:
+                        self._ticket = await self._draw(self._tickets)
+                        self._exhausted = self._ticket is None
+                    if self._feed_now(scope):  # at first there is a permit for each of many
                         await asyncio.sleep(0)
-        except Exception as error:  # in the tickets or the gate: no more will come
-            self.failure = error
+                    else:
+                        await self._gate.wait()
+        except Exception as error:  # in the gate: no more will come
+            self.failure = self.failure or error
         finally:
             self._exhausted = True
             self._changed()
 
-    def _begin(self, group: TaskGroup, outcome: Outcome[K, V]) -> None:
+    def _feed_now(self, scope: anyio.CancelScope) -> bool:
+        """Begin a few tickets; returns False where the next one has to wait for a permit."""
+        try:
+            for _ in range(_FED_AT_ONCE):
+                if self._exhausted or scope.cancel_called:
+                    break
+                if self._ticket is None and (self._draw is not None or not self._draw_now()):
+                    break
+                permit = self._gate.grant(cast("K", self._ticket))
+                if permit is None:
+                    return False
+                self._begin(permit)
+        except BaseException as error:  # in the tickets or the gate: no more will come
+            self.failure, self._exhausted = error, True
+            self._changed()
+            if not isinstance(error, Exception):
+                raise
+        return True
+
+    def _draw_now(self) -> bool:
+        self._ticket = next(self._tickets, None)
+        self._exhausted = self._ticket is None
+        return not self._exhausted
+
+    def _begin(self, permit: Any) -> None:
+        outcome: Outcome[K, V] = Outcome(cast("K", self._ticket), permit)
+        self._ticket = None
+        if self._ordered:
+            self._belt.append(outcome)
+        self.loading += 1
+        if self._shortcut is not None:
+            settle = functools.partial(self._settle, outcome)
+            passage = self._shortcut(outcome.ticket, permit, settle)
+            if passage is not None:
+                if not outcome.done:
+                    self._passages[outcome] = passage
+                return
         # To start a task costs more than all else that is done here for a batch.
         self._begun.append(outcome)
         while self._idle:
@@ -193,7 +262,8 @@ class Conveyor(Generic[K, V]):
             if not turn.done():
                 turn.set_result(None)
                 return
-        group.start_soon(later(self._serve))
+        assert self._group is not None
+        self._group.start_soon(later(self._serve))
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -206,16 +276,22 @@ class Conveyor(Generic[K, V]):
 
     async def _run(self, outcome: Outcome[K, V]) -> None:
         try:
-            outcome.value = await self._work(outcome.ticket, outcome.permit)
+            value = await self._work(outcome.ticket, outcome.permit)
         except Exception as error:
-            outcome.error = error
-            outcome.permit.release()
+            self._settle(outcome, None, error)
         except BaseException:
             outcome.permit.release()
-            raise
-        finally:
             self.loading -= 1
-        outcome.done = True
+            raise
+        else:
+            self._settle(outcome, value, None)
+
+    def _settle(self, outcome: Outcome[K, V], value: V | None, error: Exception | None) -> None:
+        self._passages.pop(outcome, None)
+        outcome.value, outcome.error, outcome.done = value, error, True
+        if error is not None:
+            outcome.permit.release()
+        self.loading -= 1
         if not self._ordered:
             self._belt.append(outcome)
         self._changed()
@@ -223,13 +299,4 @@ class Conveyor(Generic[K, V]):
     def _changed(self) -> None:
         watching, self._watching = self._watching, []
         for turn in watching:
-            _settle(turn, True)
-
-
-def _settle(turn: asyncio.Future[bool], result: bool) -> None:
-    if not turn.done():
-        turn.set_result(result)
-
-
-async def _draw(tickets: Iterator[K]) -> K | None:
-    return next(tickets, None)
+            answer(turn, True)

@@ -197,9 +197,10 @@ class Session:
                 belt = Conveyor(
                     self._tickets,
                     self._stages,
-                    gate=self._gate,
+                    gate=self,
                     ordered=spec.ordered,
                     draw=self._draw if spec.feed.tickets_are_slow else None,
+                    begin=self._stages.begin,
                 )
                 async with belt as self._conveyor:
                     self._opened.set()
@@ -222,7 +223,7 @@ class Session:
     def kick(self) -> None:
         """Look for slots that have become free: the consumer has just dropped a batch, maybe."""
         if self._arena is not None:
-            self._arena.kick()
+            self._arena.kick(None if self._conveyor is None else self._conveyor.feed)
 
     def peek(self) -> Outcome[Ticket, Loaded] | None:
         """Return what `take` would, and leave it there."""
@@ -288,8 +289,15 @@ class Session:
     async def _draw(self, tickets: Iterator[Ticket]) -> Ticket | None:
         return await self._loop.run_in_executor(self._lookup, next, tickets, None)
 
-    async def _gate(self, ticket: Ticket) -> ArenaSlot:
+    def grant(self, ticket: Ticket) -> ArenaSlot | None:
+        """Lend a slot to a ticket, if there is one: the session is its belt's gate."""
         assert self._arena is not None
-        slot = await self._arena.acquire(self._spec.feed.layout_key(ticket), ticket.rows)
-        self._loans[slot.index] = (ticket, None)
+        slot = self._arena.lend(self._spec.feed.layout_key(ticket), ticket.rows)
+        if slot is not None:
+            self._loans[slot.index] = (ticket, None)
         return slot
+
+    async def wait(self) -> None:
+        """Wait until there may be a slot."""
+        assert self._arena is not None
+        await self._arena.wait()

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final
 
 from aioloader._engine.explaining import Foreign, explain
+from aioloader._engine.passages import WorkersOnly
 from aioloader.protocols import take_seeds
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from concurrent.futures import ThreadPoolExecutor
 
+    from aioloader._engine.conveyor import Passage, Settle
     from aioloader._engine.fetching import Fetcher
     from aioloader._engine.statistics import Meter
     from aioloader._memory.arena import ArenaSlot
@@ -110,11 +112,13 @@ class Stages:
         self._helper = helper
         self._lookup = lookup
         self._loop = asyncio.get_running_loop()
+        self._begin_fill = getattr(spec.executor, "begin", None)
+        self.feed = spec.feed
         self.fetcher: Fetcher | None = None
 
     async def __call__(self, ticket: Ticket, slot: ArenaSlot) -> Loaded:
         """Take a batch through all stages; ``slot`` is its own from the beginning."""
-        cache = (self._spec.caches or {}).get(slot.layout_key)
+        cache = self._cache(slot)
         rows: Sequence[int] = range(ticket.rows)
         if cache is not None:
             rows = await self._remember(cache, ticket, slot)
@@ -122,8 +126,30 @@ class Stages:
             slot.extras = await self._fill(ticket, slot, rows)
         if rows and cache is not None:
             await self._store(cache, ticket, slot, rows)
-        nbytes = sum(array.nbytes for array in slot.arrays.values())
-        placed = await self._place(ticket, slot)
+        return self.finished(ticket, slot, await self._place(ticket, slot))
+
+    def begin(self, ticket: Ticket, slot: ArenaSlot, settle: Settle) -> Passage | None:
+        """Begin a batch that will wait for nothing but workers, and needs no task for that.
+
+        ``settle`` gets it, or its error. Returns None where it is to be awaited.
+        """
+        feed = self.feed
+        if self._begin_fill is None or self.fetcher is not None or self._cache(slot) is not None:
+            return None
+        if not feed.items_are_quick(ticket) or not feed.place_is_quick(slot):
+            return None
+        passage = WorkersOnly(self, ticket, slot, settle)
+        return passage if passage.begin(self._begin_fill) else None
+
+    def _cache(self, slot: ArenaSlot) -> Cache | None:
+        caches = self._spec.caches
+        return None if caches is None else caches.get(slot.layout_key)
+
+    def finished(self, ticket: Ticket, slot: ArenaSlot, placed: Placed) -> Loaded:
+        """Let go of the slot, which is the consumer's now."""
+        nbytes = 0
+        for array in slot.arrays.values():
+            nbytes += array.nbytes
         loaded = Loaded(ticket, placed, slot.extras, nbytes, slot.hold, slot.adopted)
         slot.release()
         return loaded
@@ -152,15 +178,14 @@ class Stages:
             del explained
 
     async def _fill(self, ticket: Ticket, slot: ArenaSlot, rows: Sequence[int]) -> Extras:
-        feed, meter, started = self._spec.feed, self._meter, time.perf_counter()
+        feed, started = self.feed, time.perf_counter()
         items: Sequence[Any] = ()
         try:
             if feed.items_are_quick(ticket):
                 items = feed.items(ticket)
             else:
                 items = await self._foreign(self._lookup, feed.items, ticket)
-            seeds: Sequence[int | None] = ticket.seeds or (None,) * ticket.rows
-            wanted = items
+            seeds, wanted = ticket.row_seeds, items
             if len(rows) != ticket.rows:
                 wanted = [items[row] for row in rows]
                 seeds = take_seeds(seeds, rows)
@@ -168,10 +193,7 @@ class Stages:
         except Exception as error:
             explained = explain(error, ticket, items)
         else:
-            meter.span("load", started, time.perf_counter() - started)
-            meter.load_seconds += filled.seconds
-            meter.retries += filled.retries
-            return filled.extras or {}
+            return self.note(filled, started)
         try:
             raise explained  # out here, where it does not get `error` as its context
         finally:
@@ -191,8 +213,15 @@ class Stages:
         self._meter.retries += fetched.retries
         return fetched.filled
 
+    def note(self, filled: Filled, started: float) -> Extras:
+        """Count what has been filled."""
+        self._meter.span("load", started, time.perf_counter() - started)
+        self._meter.load_seconds += filled.seconds
+        self._meter.retries += filled.retries
+        return filled.extras or {}
+
     async def _place(self, ticket: Ticket, slot: ArenaSlot) -> Placed:
-        feed, started = self._spec.feed, time.perf_counter()
+        feed, started = self.feed, time.perf_counter()
         try:
             if feed.place_is_quick(slot):
                 return feed.place(ticket, slot, slot.extras)
@@ -200,12 +229,17 @@ class Stages:
         except Exception as error:
             explained = explain(error, ticket, (), stage="place")
         finally:
-            self._meter.place_seconds += time.perf_counter() - started
-            self._meter.span("place", started, time.perf_counter() - started)
+            self.placed(started)
         try:
             raise explained
         finally:
             del explained
+
+    def placed(self, started: float) -> None:
+        """Count the time that placing took."""
+        seconds = time.perf_counter() - started
+        self._meter.place_seconds += seconds
+        self._meter.span("place", started, seconds)
 
     async def _foreign(
         self, thread: ThreadPoolExecutor, function: Callable[..., T], *args: Any

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, final
 
 from aioloader._executors import wire
 from aioloader._executors.chunks import RowCost
@@ -14,38 +15,25 @@ from aioloader._executors.recipes import Columns
 from aioloader.protocols import Filled
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from aioloader._executors.parts import Part
     from aioloader.errors import ItemError
 
-__all__ = ["Job", "Ledger", "Part", "Pending"]
-
-
-class Part(NamedTuple):
-    """What a worker is told of a chunk."""
-
-    offset: int
-    layout_key: int
-    rows: Sequence[int]
-    items: Sequence[object]
-    seeds: Sequence[int | None]
-
-    def take(self, start: int, stop: int) -> Part:
-        """Return the part for the positions ``start`` to ``stop``."""
-        if start == 0 and stop == len(self.rows):
-            return self
-        cut = slice(start, stop)
-        return self._replace(rows=self.rows[cut], items=self.items[cut], seeds=self.seeds[cut])
+__all__ = ["Job", "Ledger", "Pending"]
 
 
 @final
 class Job:
-    """One `fill`: counts its chunks down, gathers what they return and how they fail."""
+    """One `fill`: counts its chunks down, gathers what they return and how they fail.
 
-    def __init__(self, rows: int) -> None:
+    ``on_done`` is called once, after the last chunk.
+    """
+
+    def __init__(self, rows: int, on_done: Callable[[], object] | None = None) -> None:
         self.is_done = False
         self.abandoned = False
-        self._waiter: asyncio.Future[None] | None = None
+        self._on_done = on_done
         self._columns = Columns(rows)
         self._left = 0
         self._seconds = 0.0
@@ -59,24 +47,34 @@ class Job:
         For one task. Where it is cancelled, the job is abandoned.
         """
         if not self.is_done:
-            self._waiter = asyncio.get_running_loop().create_future()
+            done = asyncio.get_running_loop().create_future()
+            self._on_done = functools.partial(_answer, done)
             try:
-                await self._waiter
+                await done
             finally:
-                self.abandoned = not self.is_done
+                if not self.is_done:
+                    self.abandon()
         return self.result()
+
+    def abandon(self) -> None:
+        """Have no chunk of it sent any more, and tell nobody of its end."""
+        self.abandoned, self._on_done = True, None
 
     def expect(self, chunks: int) -> None:
         """Wait for ``chunks`` chunks more."""
         self._left += chunks
 
-    def finish(self, start: int, stop: int, filled: Filled) -> None:
-        """Take the result of the chunk with positions ``start`` to ``stop``."""
+    def finish(self, pending: Pending, filled: Filled) -> None:
+        """Take the result of a chunk."""
         self._seconds += filled.seconds
         self._retries += filled.retries
-        if filled.extras:
-            self._columns.put_many(range(start, stop), filled.extras)
-        self._count_down()
+        try:
+            if filled.extras:
+                self._columns.put_many(range(pending.start, pending.stop), filled.extras)
+        except (TypeError, ValueError) as error:
+            self.fail(Failure.capture(error).to_item_error(pending.rows[0]))
+        else:
+            self._count_down()
 
     def fail(self, error: ItemError) -> None:
         """Take the failure of a chunk."""
@@ -98,8 +96,14 @@ class Job:
         self._left -= 1
         if self._left == 0:
             self.is_done = True
-            if self._waiter is not None and not self._waiter.done():
-                self._waiter.set_result(None)
+            on_done, self._on_done = self._on_done, None
+            if on_done is not None:
+                on_done()
+
+
+def _answer(done: asyncio.Future[None]) -> None:
+    if not done.done():
+        done.set_result(None)
 
 
 @final
@@ -180,11 +184,8 @@ class Ledger:
         if pending is None:
             return
         self.row_cost.add(len(pending.rows), filled.seconds)
-        try:
-            pending.job.finish(pending.start, pending.stop, filled)
-        except (TypeError, ValueError) as error:
-            pending.job.fail(Failure.capture(error).to_item_error(pending.rows[0]))
         pending.close()
+        pending.job.finish(pending, filled)
 
     def fail(self, number: int, row: int | None, failure: Failure) -> None:
         """Note that a chunk failed at ``row``, or as a whole: then its rows go one by one."""
@@ -217,7 +218,7 @@ class Ledger:
         for k in range(count):
             number, part = self.number(), pending.part.take(k, k + 1)
             start = pending.start + k
-            message = wire.encode(tuple(part), number)
+            message = wire.encode(part.flat(), number)
             single = Pending(pending.job, number, start, start + 1, part, message, pending.hold)
             singles.append(single)
         pending.close()

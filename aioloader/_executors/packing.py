@@ -17,7 +17,7 @@ from aioloader.errors import ItemError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aioloader._executors.jobs import Part
+    from aioloader._executors.parts import Part
 
 __all__ = ["Packer"]
 
@@ -36,18 +36,26 @@ class Packer:
 
     async def pack(self, numbers: Sequence[int], parts: Sequence[Part]) -> list[wire.Message]:
         """Encode ``parts``; raises :class:`ItemError` for the first item that cannot travel."""
-        rows = sum(len(part.rows) for part in parts)
-        bulky = _is_bulky(parts[0].items[0])
-        if not bulky and self._is_quick(rows):
-            return self._pack(numbers, parts, False)
+        messages = self.pack_now(numbers, parts)
+        if messages is not None:
+            return messages
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "aioloader-packer")
+        bulky = _is_bulky(parts[0].items[0])
         work = self._thread.submit(self._pack, numbers, parts, bulky)
         try:
             return await asyncio.wrap_future(work)
         except asyncio.CancelledError:
             work.add_done_callback(_discard)
             raise
+
+    def pack_now(self, numbers: Sequence[int], parts: Sequence[Part]) -> list[wire.Message] | None:
+        """Do the same at once, or return None where that would block the loop."""
+        if not self._is_quick(sum(len(part.rows) for part in parts)):
+            return None
+        if _is_bulky(parts[0].items[0]):
+            return None
+        return self._pack(numbers, parts, False)
 
     def close(self) -> None:
         """End the thread as soon as it is done with what it is doing."""
@@ -78,7 +86,7 @@ class Packer:
 
 def _encode(number: int, part: Part, bulky: bool) -> wire.Message:
     try:
-        return wire.encode(tuple(part), number, bulky=bulky)
+        return wire.encode(part.flat(), number, bulky=bulky)
     except Exception as error:
         row, item = _culprit(part)
         raise ItemError(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import cloudpickle
 
 from aioloader._executors.chunks import cut
 from aioloader._executors.crew import CrewSpec
 from aioloader._executors.failures import short
-from aioloader._executors.jobs import Job, Ledger, Part, Pending
+from aioloader._executors.jobs import Job, Ledger, Pending
 from aioloader._executors.limits import require_workers
 from aioloader._executors.packing import Packer
+from aioloader._executors.parts import Part
 from aioloader._executors.supervisor import Supervisor
 from aioloader._executors.worker import Board
 from aioloader._faults import armed
@@ -21,6 +22,7 @@ from aioloader.protocols import Filled
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from aioloader._executors.wire import Message
     from aioloader.protocols import Segment, Slot, Work
 
 __all__ = ["ProcessExecutor", "pickle_work"]
@@ -98,26 +100,61 @@ class ProcessExecutor:
         seeds: Sequence[int | None],
     ) -> Filled:
         """Fill ``rows`` of ``slot``; see the protocol."""
+        if not rows:
+            return Filled()
+        chunks = self._chunks(slot, rows, items, seeds)
+        messages = await self._packer.pack(chunks.numbers, chunks.parts)
+        return await self._send(chunks, messages, Job(len(rows)), slot.hold).wait()
+
+    def begin(
+        self,
+        slot: Slot,
+        rows: Sequence[int],
+        items: Sequence[object],
+        seeds: Sequence[int | None],
+        on_done: Callable[[], object],
+    ) -> Job | None:
+        """Do what `fill` does without waiting: ``on_done`` is called once the job has its result.
+
+        Returns None, and has done nothing, where the items have to be encoded off the loop.
+        """
+        chunks = self._chunks(slot, rows, items, seeds)
+        messages = self._packer.pack_now(chunks.numbers, chunks.parts)
+        if messages is None:
+            return None
+        return self._send(chunks, messages, Job(len(rows), on_done), slot.hold)
+
+    def _chunks(
+        self, slot: Slot, rows: Sequence[int], items: Sequence[object], seeds: Any
+    ) -> _Chunks:
         ledger = self._ledger
         if ledger.broken is not None:
             raise ledger.broken
-        if not rows:
-            return Filled()
-        assert self._supervisor is not None
-        job = Job(len(rows))
+        cost, workers = ledger.row_cost.seconds, self._work.num_workers
+        spans = cut(len(rows), workers, cost, waiting=len(ledger))
         whole = Part(slot.offset, slot.layout_key, rows, items, seeds)
-        row_seconds = ledger.row_cost.seconds
-        spans = cut(len(rows), self._work.num_workers, row_seconds, waiting=len(ledger))
+        if len(spans) == 1:
+            return _Chunks(spans, [whole], [ledger.number()])
         parts = [whole.take(start, stop) for start, stop in spans]
-        numbers = [ledger.number() for _ in spans]
-        messages = await self._packer.pack(numbers, parts)
-        job.expect(len(spans))
+        return _Chunks(spans, parts, [ledger.number() for _ in spans])
+
+    def _send(self, chunks: _Chunks, messages: Sequence[Message], job: Job, hold: object) -> Job:
+        job.expect(len(messages))
         for number, (start, stop), part, message in zip(
-            numbers, spans, parts, messages, strict=True
+            chunks.numbers, chunks.spans, chunks.parts, messages, strict=True
         ):
-            ledger.unsent.append(Pending(job, number, start, stop, part, message, slot.hold))
+            self._ledger.unsent.append(Pending(job, number, start, stop, part, message, hold))
+        assert self._supervisor is not None
         self._supervisor.flush()
-        return await job.wait()
+        return job
+
+
+class _Chunks(NamedTuple):
+    """A batch, cut: positions, what is told of them, and their numbers in the ledger."""
+
+    spans: list[tuple[int, int]]
+    parts: list[Part]
+    numbers: list[int]
 
 
 def pickle_work(work: Work) -> bytes:

@@ -187,12 +187,12 @@ class Supervisor:
         return True
 
     def _hear(self, packet: bytes, descriptor: int | None) -> None:
-        # From here on the chunk counts as done, also where reading the answer takes a while.
         number = wire.tag_of(packet)
-        self._ledger.answered(number)
         if descriptor is None:
             self._read(number, wire.decode, packet, None)
             return
+        # From here on the chunk counts as done, although reading the answer may take a while.
+        self._ledger.answered(number)
         reading = self._loop.run_in_executor(self._reader, wire.decode, packet, descriptor)
         reading.add_done_callback(lambda done: self._on_read(number, descriptor, done))
 

@@ -19,13 +19,14 @@ import numpy as np
 
 from aioloader._executors import wire
 from aioloader._executors.failures import Failure
+from aioloader._executors.parts import Part
 from aioloader._executors.recipes import BEAT, RowFailed, fill_rows, fill_spans
 from aioloader._faults import Fault, Trigger
 from aioloader._memory.layout import KEPT_ROWS, RowViews, layout_bytes, view
 from aioloader._memory.segment import map_descriptor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
+    from collections.abc import Callable, Hashable
 
     from aioloader.protocols import Filled, Layouts, Work
 
@@ -218,7 +219,7 @@ class _Server:
         self._board.begin(number)
         row: int | None = None
         try:
-            filled = self._run(*wire.decode(packet, descriptor))
+            filled = self._run(Part.restore(wire.decode(packet, descriptor)))
         except RowFailed as failed:
             row, error = failed.row, failed.error
         except BaseException as raised:
@@ -227,17 +228,10 @@ class _Server:
             return number, (ACK_DONE, number, filled.seconds, filled.retries, filled.extras)
         return number, (ACK_FAILED, number, row, Failure.capture(error))
 
-    def _run(
-        self,
-        offset: int,
-        layout_key: int,
-        rows: Sequence[int],
-        items: Sequence[object],
-        seeds: Sequence[int | None],
-    ) -> Filled:
-        views = self._views_of(offset, layout_key)
-        retries = self._work.retries
-        return self._fill(self._work.load, views, rows, items, seeds, self._board.mark, retries)
+    def _run(self, part: Part) -> Filled:
+        views = self._views_of(part.offset, part.layout_key)
+        load, mark, retries = self._work.load, self._board.mark, self._work.retries
+        return self._fill(load, views, part.rows, part.items, part.seeds, mark, retries)
 
     def _views_of(self, offset: int, layout_key: int) -> RowViews:
         key = (offset, layout_key)

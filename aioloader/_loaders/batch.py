@@ -259,5 +259,10 @@ class _Rows(Sequence[D]):
         return repr(list(self))
 
 
+_NOTHING: Mapping[str, Sequence[Any]] = MappingProxyType({})
+
+
 def _columns(extras: Mapping[str, Sequence[Any]]) -> Mapping[str, Sequence[Any]]:
+    if not extras:
+        return _NOTHING
     return MappingProxyType({key: list(column) for key, column in extras.items()})

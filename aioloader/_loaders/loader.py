@@ -40,8 +40,6 @@ __all__ = ["Dataloader", "Loader"]
 D = TypeVar("D")
 Groups = DataGroup[D] | Iterable[DataGroup[D]]
 
-_TURNS = 2
-
 _logger = logging.getLogger("aioloader")
 
 
@@ -236,14 +234,13 @@ class Loader(Checkpointable, Generic[D]):
             LoadError: The next batch could not be loaded; the call after goes on behind it.
             BatchTimeoutError: Nothing became ready in time.
         """
-        # A consumer that never waits would keep the loop from refilling the slots that it
-        # frees: from a slot's return to its work in the workers' hands takes these turns.
+        # A consumer that never waits would keep the loop from what it has to do.
         session = self._session()
         session.kick()
         if session.peek() is not None:
-            for _ in range(_TURNS):
-                await asyncio.sleep(0)  # a fifth of what a checkpoint of anyio's costs
-        await self._caches.room()
+            await asyncio.sleep(0)  # a fifth of what a checkpoint of anyio's costs
+        if self._caches.by_layout_key:
+            await self._caches.room()
         while True:
             session = self._session()
             if self._restart_pending:

@@ -39,10 +39,11 @@ class Tally:
         """Count tickets on their way to be loaded; those that were passed before are left out."""
         for ticket in tickets:
             epoch = self._epoch(ticket)
-            if progress.is_passed(ticket.position) or (not epoch.issued and ticket.epoch_batch):
+            passed = progress.is_passed(ticket.position)
+            if passed or (not epoch.issued and ticket.epoch_batch):
                 epoch.whole = False  # some of it was delivered in an earlier run
             epoch.complete = ticket.epoch_batch == self._sizes[ticket.validation] - 1
-            if not progress.is_passed(ticket.position):
+            if not passed:
                 epoch.issued += 1
                 yield ticket
         for epoch in self._epochs.values():
@@ -50,8 +51,9 @@ class Tally:
 
     def deliver(self, ticket: Ticket) -> None:
         """Count a delivered batch."""
-        self._epoch(ticket).delivered += 1
-        self._settle(ticket)
+        epoch = self._epoch(ticket)
+        epoch.delivered += 1
+        self._settle(ticket, epoch)
 
     def drop(self, ticket: Ticket, error: Exception) -> None:
         """Count a dropped batch; raises if it was the last of an epoch that delivered none."""
@@ -59,7 +61,7 @@ class Tally:
         epoch.dropped += 1
         epoch.error = error
         self.check()
-        self._settle(ticket)
+        self._settle(ticket, epoch)
 
     def check(self) -> None:
         """Raise if an epoch is over of which every batch was dropped."""
@@ -79,7 +81,6 @@ class Tally:
             epoch = self._epochs[key] = _Epoch()
         return epoch
 
-    def _settle(self, ticket: Ticket) -> None:
-        epoch = self._epoch(ticket)
+    def _settle(self, ticket: Ticket, epoch: _Epoch) -> None:
         if epoch.complete and epoch.delivered + epoch.dropped >= epoch.issued:
             del self._epochs[ticket.validation, ticket.epoch]

@@ -44,10 +44,10 @@ class ArenaSlot:
     """
 
     def __init__(
-        self, lease: Any, index: int, offset: int, layout_key: int, layouts: Layouts, rows: int
+        self, arena: Arena, index: int, offset: int, layout_key: int, layouts: Layouts, rows: int
     ) -> None:
-        self._lease = lease
-        self._finalizer: weakref.finalize[..., Any] | None = None
+        self._arena = arena
+        self._lease: Any = arena._lease(index, offset)
         self._arrays: Arrays | None = None
         self.extras: Extras = {}
         self.adopted = False
@@ -89,15 +89,12 @@ class ArenaSlot:
         has taken the arrays or the hold; the slot's own memory lies idle until it returns.
         ``discard`` gets the buffer once nothing reads it, on any thread.
         """
-        lease, finalizer = self.hold, self._finalizer
+        self._arena._forget(self.index)  # that lease may end, and the slot does not return
         self._lease = _lease_type(layout_bytes(layouts)).from_buffer(buffer, offset)
         self._arrays = None
-        if finalizer is not None and (call := finalizer.detach()) is not None:
-            _, ended, args, _ = call
-            if discard is not None:
-                ended, args = _gone, (ended, *args, buffer, discard)
-            self._finalizer = _finalize(self._lease, ended, *args)
-        del lease
+        self._arena._watch(self._lease, self.index)
+        if discard is not None:
+            weakref.finalize(self._lease, discard, buffer).atexit = False
         self.layouts, self.extras, self.adopted = layouts, extras, True
 
     def release(self) -> None:
@@ -128,7 +125,7 @@ class Arena:
         self._segment = segment
         self._base = base  # where in the segment the first slot starts
         self._layouts = layouts
-        self._short: dict[tuple[int, int], Layouts] = {}
+        self._laid: dict[tuple[int, int], Layouts] = {}
         self._slot_bytes = slot_bytes(layouts)
         self._reclaim = reclaim
         self._lease_type = _lease_type(self._slot_bytes)
@@ -137,6 +134,7 @@ class Arena:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._delivered: set[int] = set()
+        self._watches: list[weakref.ref[Any] | None] = [None] * depth
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._wait_seconds = _FIRST_WAIT_SECONDS
@@ -158,8 +156,18 @@ class Arena:
         """Tell whether slot ``index`` has come back."""
         return index in self._free
 
+    def lend(self, layout_key: int, rows: int) -> ArenaSlot | None:
+        """Lend a slot laid out for ``rows`` rows of one of the layouts, or None if none is free."""
+        return self._lend(self._free.popleft(), layout_key, rows) if self._free else None
+
     async def acquire(self, layout_key: int, rows: int) -> ArenaSlot:
-        """Wait for a free slot and lend it, laid out for ``rows`` rows of one of the layouts."""
+        """Lend a slot as soon as one is free."""
+        while (slot := self.lend(layout_key, rows)) is None:
+            await self.wait()
+        return slot
+
+    async def wait(self) -> None:
+        """Wait until a slot is free."""
         while not self._free:
             self._waiter = waiter = self._loop.create_future()
             try:
@@ -168,7 +176,6 @@ class Arena:
                     await waiter
             finally:
                 self._waiter = None
-        return self._lend(self._free.popleft(), layout_key, rows)
 
     def deliver(self, index: int) -> None:
         """Note that the consumer has slot ``index``: from now on it comes back without a word."""
@@ -176,16 +183,29 @@ class Arena:
         if self._waiter is not None:
             self._look_within(_FIRST_WAIT_SECONDS)
 
-    def kick(self) -> None:
-        """Look at once for slots that have become free: the consumer has just moved on."""
-        if self._waiter is not None:
-            self._look_soon()
+    def kick(self, feed: Callable[[], object] | None = None) -> None:
+        """Look at once for slots that have become free: the consumer has just moved on.
+
+        ``feed`` may lend them at once; whoever waits is woken for what is left.
+        """
+        if self._waiter is None:
+            return
+        waiter, self._waiter = self._waiter, None  # wakes nobody for what `feed` is to take
+        try:
+            self._reclaim()
+            if self._free and feed is not None:
+                feed()
+        finally:
+            self._waiter = waiter
+            self._wake()
+        if self._delivered:
+            self._look_within(_FIRST_WAIT_SECONDS)
 
     def _look_soon(self) -> None:
         self._reclaim()
         if self._delivered:
             self._look_within(_FIRST_WAIT_SECONDS)
-        elif self._timer is None or self._wait_seconds < _RARE_WAIT_SECONDS:
+        elif self._timer is None:  # one that rings too early costs less than to set it anew
             self._look_after(_RARE_WAIT_SECONDS)
 
     def _look(self) -> None:
@@ -222,10 +242,19 @@ class Arena:
 
     def _lend(self, index: int, layout_key: int, rows: int) -> ArenaSlot:
         offset = self._base + index * self._slot_bytes
+        layouts = self._laid_out(layout_key, rows)
+        return ArenaSlot(self, index, offset, layout_key, layouts, rows)
+
+    def _lease(self, index: int, offset: int) -> Any:
         lease = self._lease_type.from_buffer(self._segment.buffer, offset)
-        slot = ArenaSlot(lease, index, offset, layout_key, self._laid_out(layout_key, rows), rows)
-        slot._finalizer = _finalize(lease, self._ended, index)
-        return slot
+        self._watch(lease, index)
+        return lease
+
+    def _watch(self, lease: Any, index: int) -> None:
+        self._watches[index] = weakref.ref(lease, functools.partial(self._ended, index))
+
+    def _forget(self, index: int) -> None:
+        self._watches[index] = None
 
     def _audited(self, audit: Audit) -> FreeSlots:
         segment, base, layouts = self._segment, self._base, self._layouts
@@ -238,16 +267,17 @@ class Arena:
         )
 
     def _laid_out(self, layout_key: int, rows: int) -> Layouts:
-        layouts = self._layouts[layout_key]
-        if all(a.shape[0] == rows for a in layouts.values()):
-            return layouts
-        key = (layout_key, rows)
-        if key not in self._short:
-            self._short[key] = take_rows(layouts, rows)
-        return self._short[key]
+        key = layout_key, rows
+        found = self._laid.get(key)
+        if found is None:
+            layouts = self._layouts[layout_key]
+            whole = all(a.shape[0] == rows for a in layouts.values())
+            found = self._laid[key] = layouts if whole else take_rows(layouts, rows)
+        return found
 
-    def _ended(self, index: int) -> None:
+    def _ended(self, index: int, _watch: object) -> None:
         # Runs wherever the last reference died: on any thread, inside any statement.
+        self._forget(index)
         try:
             if threading.get_ident() == self._thread and self._audit is None:
                 self._give(index)
@@ -270,19 +300,6 @@ class Arena:
 def _lease_type(nbytes: int) -> Any:
     # A subclass, since ctypes' own arrays cannot be referred to weakly.
     return type("Lease", (ctypes.c_char * nbytes,), {})
-
-
-def _gone(
-    ended: Callable[[int], object], index: int, buffer: Any, discard: Callable[[Any], object]
-) -> None:
-    ended(index)
-    discard(buffer)
-
-
-def _finalize(lease: Any, ended: Callable[..., Any], *args: Any) -> weakref.finalize[..., Any]:
-    finalizer = weakref.finalize(lease, ended, *args)
-    finalizer.atexit = False
-    return finalizer
 
 
 def _whereabouts(layouts: tuple[Layouts, ...], byte: int) -> str:

@@ -69,10 +69,11 @@ def take_rows(layouts: Layouts, rows: int) -> Layouts:
 
 def view(buffer: Any, layouts: Layouts, base: int = 0) -> dict[str, np.ndarray]:
     """Return arrays over ``buffer``, whose slot starts ``base`` bytes into it."""
-    return {
-        name: np.frombuffer(buffer, a.numpy_dtype, a.count, base + a.offset).reshape(a.shape)
-        for name, a in layouts.items()
-    }
+    arrays = {}
+    for name, a in layouts.items():
+        flat = np.frombuffer(buffer, a.numpy_dtype, a.count, base + a.offset)
+        arrays[name] = flat.reshape(a.shape)
+    return arrays
 
 
 @final

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass
-from itertools import count
+from itertools import count, islice
 from typing import TYPE_CHECKING, final
 
 from aioloader._order.arguments import whole_number
@@ -119,6 +119,9 @@ class Plan:
         start; one past the end yields nothing.
         """
         start = whole_number("start", start, at_least=0)
+        if not self.validation:
+            left = None if self.length is None else max(self.length - start, 0)
+            return islice(self._kind(False, start), left)
         return self._merged(count(start) if self.length is None else range(start, self.length))
 
     def fingerprint(self) -> str:

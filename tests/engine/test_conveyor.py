@@ -22,20 +22,25 @@ class Permits:
     """A gate with a number of permits, which remembers who has one."""
 
     def __init__(self, count: int) -> None:
-        self.free = anyio.Semaphore(count)
+        self.free = count
+        self.came_back = anyio.Event()
         self.out: set[Any] = set()
         self.granted: list[Any] = []
         self.most = 0
 
-    async def __call__(self, ticket: Any) -> Permit:
-        try:
-            self.free.acquire_nowait()  # no turn of the loop is lost where there is a permit
-        except anyio.WouldBlock:
-            await self.free.acquire()
+    def grant(self, ticket: Any) -> Permit | None:
+        if not self.free:
+            return None
+        self.free -= 1
         self.out.add(ticket)
         self.granted.append(ticket)
         self.most = max(self.most, len(self.out))
         return Permit(self, ticket)
+
+    async def wait(self) -> None:
+        self.came_back = anyio.Event()
+        if not self.free:
+            await self.came_back.wait()
 
 
 class Permit:
@@ -46,7 +51,8 @@ class Permit:
     def release(self) -> None:
         if self.ticket in self.permits.out:
             self.permits.out.remove(self.ticket)
-            self.permits.free.release()
+            self.permits.free += 1
+            self.permits.came_back.set()
 
 
 async def at_once(ticket: Any, permit: Any) -> Any:
@@ -248,14 +254,15 @@ async def test_an_error_arrives_in_its_turn_and_does_not_end_the_belt() -> None:
 
 async def test_a_gate_that_fails_ends_the_belt_after_what_was_begun() -> None:
     """It says so, and is not to be mistaken for the end of the tickets."""
-    permits = Permits(5)
 
-    async def gate(ticket: str) -> Any:
-        if ticket == "c":
-            raise OSError("no gate")
-        return await permits(ticket)
+    class Failing(Permits):
+        def grant(self, ticket: Any) -> Permit | None:
+            if ticket == "c":
+                raise OSError("no gate")
+            return super().grant(ticket)
 
-    async with Conveyor(iter("abcd"), at_once, gate=gate) as belt:
+    permits = Failing(5)
+    async with belt_over("abcd", permits=permits) as belt:
         assert await read_all(belt) == ["a", "b"]
         assert isinstance(belt.failure, OSError)
     assert permits.out == set()

@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from aioloader._executors import wire
 from aioloader._executors.chunks import cut
 from aioloader._executors.failures import Failure
-from aioloader._executors.jobs import Job, Ledger, Part, Pending
+from aioloader._executors.jobs import Job, Ledger, Pending
+from aioloader._executors.parts import Part
 from aioloader.errors import ItemError
 from aioloader.protocols import Filled
 
@@ -35,7 +36,7 @@ def add(
     job.expect(pieces)
     for start, stop in pairwise(bounds):
         number, part = ledger.number(), whole.take(start, stop)
-        message = wire.encode(tuple(part), number, bulky=True)
+        message = wire.encode(part.flat(), number, bulky=True)
         ledger.unsent.append(Pending(job, number, start, stop, part, message, hold))
     return job
 

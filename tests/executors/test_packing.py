@@ -13,8 +13,8 @@ import pytest
 from support import until
 
 from aioloader._executors import wire
-from aioloader._executors.jobs import Part
 from aioloader._executors.packing import Packer
+from aioloader._executors.parts import Part
 from aioloader.errors import ItemError
 
 
@@ -70,7 +70,7 @@ async def test_each_part_becomes_the_message_of_its_number(payload: bytes) -> No
     assert [message.descriptor is not None for message in messages] == [len(payload) > 1] * 2
     for message, part in zip(messages, parts, strict=True):
         descriptor = None if message.descriptor is None else os.dup(message.descriptor)
-        offset, key, rows, items, seeds = wire.decode(message.packet, descriptor)
+        offset, key, rows, items, seeds = Part.restore(wire.decode(message.packet, descriptor))
         assert (offset, key, list(rows), list(items)) == (
             4096,
             0,
@@ -166,6 +166,6 @@ async def test_items_that_contain_themselves_are_packed() -> None:
     item.append(item)
     packer = Packer()
     (message,) = await packer.pack([1], parts_of([item], 1))
-    received = wire.decode(message.packet, None)[3][0]
+    received = Part.restore(wire.decode(message.packet, None)).items[0]
     assert received[1] is received
     packer.close()
