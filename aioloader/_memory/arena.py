@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import functools
+import math
 import threading
+import time
 import weakref
 from collections import deque
 from types import MappingProxyType
@@ -27,6 +29,7 @@ _FIRST_WAIT_SECONDS = 200e-6
 _LAST_WAIT_SECONDS = 2e-3
 _RARE_WAIT_SECONDS = 20e-3
 _FEW_WAITS = 4
+_OFTEN_SECONDS = 0.5e-3
 
 
 def slot_bytes(layouts: tuple[Layouts, ...]) -> int:
@@ -137,7 +140,8 @@ class Arena:
         self._watches: list[weakref.ref[Any] | None] = [None] * depth
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._wait_seconds = _FIRST_WAIT_SECONDS
+        self._wait_seconds = self._patience = _FIRST_WAIT_SECONDS
+        self._latest = -math.inf  # when a batch was delivered last
 
     def __repr__(self) -> str:
         return f"<Arena: {self.on_loan} of {self.depth} slots on loan>"
@@ -180,8 +184,12 @@ class Arena:
     def deliver(self, index: int) -> None:
         """Note that the consumer has slot ``index``: from now on it comes back without a word."""
         self._delivered.add(index)
+        before, self._latest = self._latest, time.monotonic()
+        # A consumer that will soon be here again looks then, by `kick`.
+        often = self._latest - before < _OFTEN_SECONDS
+        self._patience = _LAST_WAIT_SECONDS if often else _FIRST_WAIT_SECONDS
         if self._waiter is not None:
-            self._look_within(_FIRST_WAIT_SECONDS)
+            self._look_within(self._patience)
 
     def kick(self, feed: Callable[[], object] | None = None) -> None:
         """Look at once for slots that have become free: the consumer has just moved on.
@@ -199,12 +207,12 @@ class Arena:
             self._waiter = waiter
             self._wake()
         if self._delivered:
-            self._look_within(_FIRST_WAIT_SECONDS)
+            self._look_within(self._patience)
 
     def _look_soon(self) -> None:
         self._reclaim()
         if self._delivered:
-            self._look_within(_FIRST_WAIT_SECONDS)
+            self._look_within(self._patience)
         elif self._timer is None:  # one that rings too early costs less than to set it anew
             self._look_after(_RARE_WAIT_SECONDS)
 
