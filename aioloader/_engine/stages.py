@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final
 
 from aioloader._engine.explaining import Foreign, explain
-from aioloader._engine.passages import WorkersOnly
 from aioloader.protocols import take_seeds
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from aioloader._engine.conveyor import Passage, Settle
     from aioloader._engine.fetching import Fetcher
     from aioloader._engine.statistics import Meter
+    from aioloader._executors.jobs import Job
     from aioloader._memory.arena import ArenaSlot
     from aioloader.protocols import Cache, Executor, Extras, Filled, Layouts, Ticket
 
@@ -112,7 +112,7 @@ class Stages:
         self._helper = helper
         self._lookup = lookup
         self._loop = asyncio.get_running_loop()
-        self._begin_fill = getattr(spec.executor, "begin", None)
+        self._begin_fill = getattr(spec.executor, "begin_fill", None)
         self.feed = spec.feed
         self.fetcher: Fetcher | None = None
 
@@ -138,7 +138,7 @@ class Stages:
             return None
         if not feed.items_are_quick(ticket) or not feed.place_is_quick(slot):
             return None
-        passage = WorkersOnly(self, ticket, slot, settle)
+        passage = _WorkersOnly(self, ticket, slot, settle)
         return passage if passage.begin(self._begin_fill) else None
 
     def _cache(self, slot: ArenaSlot) -> Cache | None:
@@ -254,3 +254,82 @@ class Stages:
         if isinstance(result, Foreign):
             raise result
         return result
+
+
+@final
+class _WorkersOnly:
+    """A batch that is filled by workers and placed on the loop, as soon as they have answered.
+
+    ``settle`` is let go of before it is told of an error: it refers to the error by then, whose
+    traceback refers to this, and such a circle is kept until the next garbage collection.
+    """
+
+    __slots__ = ("_items", "_job", "_settle", "_slot", "_stages", "_started", "_ticket")
+
+    def __init__(self, stages: Stages, ticket: Ticket, slot: ArenaSlot, settle: Settle) -> None:
+        self._stages = stages
+        self._ticket = ticket
+        self._slot = slot
+        self._settle: Settle | None = settle
+        self._items: Sequence[Any] = ()
+        self._job: Job | None = None
+        self._started = time.perf_counter()
+
+    def begin(self, fill: Callable[..., Job | None]) -> bool:
+        """Hand the batch to workers; returns False, and has done nothing, if `fill` could not."""
+        error = self._begin(fill)
+        if error is not None:
+            self._end(None, error)
+        return error is not None or self._job is not None
+
+    def abandon(self) -> None:
+        """Let go of it; the slot is the workers' until they are done with what they have begun."""
+        if self._job is not None:
+            self._job.abandon()
+        self._job = self._settle = None
+
+    def _begin(self, fill: Callable[..., Job | None]) -> Exception | None:
+        ticket, slot = self._ticket, self._slot
+        try:
+            self._items = self._stages.feed.items(ticket)
+            rows, seeds = range(ticket.rows), ticket.row_seeds
+            self._job = fill(slot, rows, self._items, seeds, self._filled)
+        except Exception as error:
+            return explain(error, ticket, self._items)
+        return None
+
+    def _filled(self) -> None:
+        try:
+            loaded, error = self._outcome()
+        except BaseException as interruption:  # of Ctrl-C: it must not seem to be under way
+            text = f"placing it was interrupted by {type(interruption).__name__}"
+            self._end(None, explain(RuntimeError(text), self._ticket, (), stage="place"))
+            raise
+        self._end(loaded, error)
+
+    def _end(self, loaded: Loaded | None, error: Exception | None) -> None:
+        settle, self._settle = self._settle, None
+        if settle is not None:
+            settle(loaded, error)
+
+    def _outcome(self) -> tuple[Loaded | None, Exception | None]:
+        stage = "load"
+        try:
+            self._slot.extras = self._result()
+            stage = "place"
+            return self._place(), None
+        except Exception as error:
+            return None, explain(error, self._ticket, self._items, stage=stage)
+
+    def _result(self) -> Any:
+        job, self._job = self._job, None
+        assert job is not None
+        return self._stages.note(job.result(), self._started)
+
+    def _place(self) -> Loaded:
+        stages, ticket, slot, started = self._stages, self._ticket, self._slot, time.perf_counter()
+        try:
+            placed = stages.feed.place(ticket, slot, slot.extras)
+        finally:
+            stages.placed(started)
+        return stages.finished(ticket, slot, placed)

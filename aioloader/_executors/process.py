@@ -106,7 +106,7 @@ class ProcessExecutor:
         messages = await self._packer.pack(chunks.numbers, chunks.parts)
         return await self._send(chunks, messages, Job(len(rows)), slot.hold).wait()
 
-    def begin(
+    def begin_fill(
         self,
         slot: Slot,
         rows: Sequence[int],

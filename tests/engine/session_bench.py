@@ -16,7 +16,7 @@ from aioloader.errors import ItemError
 from aioloader.protocols import Filled, Ticket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
     from aioloader._engine.conveyor import Outcome
     from aioloader._memory.arena import ArenaSlot
@@ -65,10 +65,33 @@ class Feed:
         return not self.slow
 
 
+class Begun:
+    """What an executor has begun and tells of when it is done."""
+
+    def __init__(self, filling: Coroutine[Any, Any, Filled], on_done: Callable[[], object]) -> None:
+        self.is_abandoned = False
+        self._task = asyncio.ensure_future(filling)
+        self._task.add_done_callback(lambda _: self.is_abandoned or on_done())
+
+    def result(self) -> Filled:
+        return self._task.result()
+
+    def abandon(self) -> None:
+        self.is_abandoned = True
+        self._task.cancel()
+
+
 class Executor:
-    """Fills rows on the loop, once it is let; counts what goes on."""
+    """Fills rows on the loop, once it is let; counts what goes on.
+
+    Where it ``begins`` them, the session has no task for a batch.
+    """
+
+    begins = False
 
     def __init__(self) -> None:
+        if self.begins:
+            self.begin_fill = lambda *args: Begun(self.fill(*args[:-1]), args[-1])
         self.entered = self.left = self.allocated = 0
         self.filling: list[list[Any]] = []
         self.cancelled = 0

@@ -284,6 +284,133 @@ async def test_a_belt_that_ends_well_has_no_failure() -> None:
         assert belt.failure is None
 
 
+# Without a task -----------------------------------------------------------------------------------
+
+
+class Shortcuts:
+    """Work that needs no task: it is settled by hand. Tickets in capitals need one."""
+
+    def __init__(self) -> None:
+        self.settles: dict[Any, Callable[..., None]] = {}
+        self.abandoned: list[Any] = []
+
+    def __call__(self, ticket: Any, permit: Any, settle: Callable[..., None]) -> Any:
+        if str(ticket).isupper():
+            return None
+        if ticket == "bad":
+            settle(None, ValueError(ticket))
+        self.settles[ticket] = settle
+        return Shortcut(self, ticket)
+
+
+class Shortcut:
+    def __init__(self, all_of_them: Shortcuts, ticket: Any) -> None:
+        self.all, self.ticket = all_of_them, ticket
+
+    def abandon(self) -> None:
+        self.all.abandoned.append(self.ticket)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_work_may_begin_without_a_task(ordered: bool) -> None:
+    """It is settled by whoever ends it, and comes in its turn; the rest is awaited."""
+    begin = Shortcuts()
+    async with belt_over("aBc", permits=Permits(9), begin=begin, ordered=ordered) as belt:
+        await until(lambda: len(begin.settles) == 2 and belt.loading == 2)
+        begin.settles["c"]("C", None)
+        begin.settles["a"]("A", None)
+        outcomes = [await read(belt) for _ in range(3)]
+        assert await read(belt) is None
+    found = [(o.ticket, o.value) for o in outcomes if o]
+    assert found == ([("a", "A"), ("B", "B"), ("c", "C")] if ordered else found)
+    assert sorted(found) == [("B", "B"), ("a", "A"), ("c", "C")]
+    assert begin.abandoned == []
+
+
+async def test_work_that_cannot_even_begin_fails_in_its_turn() -> None:
+    permits, begin = Permits(2), Shortcuts()
+    async with belt_over(["a", "bad"], permits=permits, begin=begin) as belt:
+        await until(lambda: permits.out == {"a"})
+        assert belt.take() is None
+        begin.settles["a"]("A", None)
+        first, second = await read(belt), await read(belt)
+        assert first is not None
+        assert second is not None
+        assert (first.value, type(second.error)) == ("A", ValueError)
+        assert await read(belt) is None
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+async def test_leaving_abandons_what_no_task_waits_for(ordered: bool) -> None:
+    permits, begin = Permits(3), Shortcuts()
+    async with belt_over("abcd", permits=permits, begin=begin, ordered=ordered) as belt:
+        await until(lambda: len(begin.settles) == 3)
+        begin.settles["a"]("A", None)
+    assert sorted(begin.abandoned) == ["b", "c"]
+    assert belt.ended
+    assert not (permits.out - (set() if ordered else {"a"}))
+
+
+async def test_tickets_begin_where_a_permit_is_without_a_turn_of_the_loop() -> None:
+    """Also the last, behind which nothing more comes."""
+    permits, begin = Permits(1), Shortcuts()
+    async with belt_over("abc", permits=permits, begin=begin) as belt:
+        for ticket in "abc":
+            belt.feed()
+            assert list(begin.settles)[-1] == ticket
+            belt.feed()  # there is no permit
+            begin.settles[ticket](ticket, None)
+            outcome = belt.take()
+            assert outcome is not None
+            outcome.permit.release()
+        assert belt.ended
+
+
+async def test_what_fails_while_it_is_fed_ends_the_belt_and_not_its_reader() -> None:
+    def tickets() -> Iterator[str]:
+        yield "a"
+        raise OSError("no ticket")
+
+    begin = Shortcuts()
+    async with belt_over(tickets(), begin=begin) as belt:
+        belt.feed()
+        assert not belt.ended
+        begin.settles["a"]("A", None)
+        assert await read(belt) is not None
+        assert await read(belt) is None
+        assert isinstance(belt.failure, OSError)
+
+
+async def test_a_belt_whose_feeding_was_interrupted_has_ended() -> None:
+    """A ticket may have been drawn by then, and must not seem to be on its way for ever."""
+
+    def interrupted(ticket: Any, permit: Any, settle: Any) -> Any:
+        raise KeyboardInterrupt
+
+    async with belt_over("ab", begin=interrupted) as belt:
+        with pytest.raises(KeyboardInterrupt):
+            belt.feed()
+        assert belt.ended
+        assert isinstance(belt.failure, KeyboardInterrupt)
+
+
+async def test_one_timer_serves_many_waits() -> None:
+    """Each ends at its own limit."""
+    async with belt_over("a", Doors()) as belt:
+        timers = set()
+        for _ in range(50):
+            waiting = asyncio.ensure_future(belt.changed(60.0))
+            await asyncio.sleep(0)
+            timers.add(belt._alarm._timer)
+            waiting.cancel()
+        assert len(timers) == 1
+        long, short = (asyncio.ensure_future(belt.changed(s)) for s in (60.0, 0.02))
+        assert await short is False
+        assert not long.done()
+    assert await long is True
+    assert belt._alarm._timer is None
+
+
 # Leaving ------------------------------------------------------------------------------------------
 
 

@@ -22,12 +22,17 @@ from session_bench import (
     spec,
     tickets,
 )
-from support import both_loops, run_on, until
+from support import LOOPS, both_loops, run_on, until
 
 from aioloader._engine.session import Session
 from aioloader._memory.arena import slot_bytes
 from aioloader.errors import LoadError, WorkerDied
 from aioloader.protocols import Seeds, Ticket
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["tasks", "no tasks"])
+def _begins(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Executor, "begins", request.param)
 
 
 def rows_of(number: int) -> list[int]:
@@ -275,6 +280,45 @@ async def test_an_error_that_is_kept_keeps_no_slot(failing: Any) -> None:
         await session.aclose()
     finally:
         gc.enable()
+
+
+@both_loops
+def test_an_interruption_while_a_batch_is_placed_does_not_hide_it(
+    loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who catches Ctrl-C and goes on gets an error for the batch, and all the others."""
+    monkeypatch.setattr(Executor, "begins", True)
+    feed = Feed()
+
+    def placing(ticket: Ticket, slot: Any) -> None:
+        if ticket.position == 1:
+            raise KeyboardInterrupt
+
+    async def until_interrupted(session: Session) -> None:
+        while True:
+            await session.changed()
+
+    async def rest(session: Session) -> None:
+        assert await everything_before_an_error(session) == [rows_of(0)]
+        assert await everything(session) == [rows_of(2), rows_of(3)]
+        await session.aclose()
+
+    feed.placing = placing
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        session = runner.run(opened(tickets(4), feed, depth=4))
+        with pytest.raises(KeyboardInterrupt):
+            runner.run(until_interrupted(session))
+        runner.run(rest(session))
+
+
+async def everything_before_an_error(session: Session) -> list[list[Any]]:
+    seen: list[list[Any]] = []
+    while (outcome := await following(session)) is not None and outcome.value is not None:
+        seen.append(np.asarray(outcome.value.placed.arrays["x"]).tolist())
+        outcome.value = None
+    assert outcome is not None
+    assert "interrupted by KeyboardInterrupt" in str(outcome.error)
+    return seen
 
 
 async def test_tickets_that_fail_are_not_the_end_of_the_data() -> None:

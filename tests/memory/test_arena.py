@@ -7,6 +7,7 @@ import gc
 import queue
 import random
 import threading
+import types
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -384,6 +385,70 @@ async def test_it_looks_often_only_for_what_a_consumer_has() -> None:
     assert arena._wait_seconds == module._FIRST_WAIT_SECONDS
     slot.release()
     await waiting
+    arena.close()
+
+
+async def test_a_consumer_that_comes_often_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks for itself, and a timer for each of its batches would cost more than they do."""
+    now = 0.0
+    monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: now))
+    arena = make_arena(1)
+    slot = await arena.acquire(0, ROWS)
+    waiting = asyncio.ensure_future(arena.acquire(0, ROWS))
+    await until(lambda: arena.starved)
+    timers = set()
+    for _ in range(100):
+        now += 0.9 * module._OFTEN_SECONDS
+        arena.deliver(slot.index)
+        arena.kick()
+        timers.add(arena._timer)
+    assert len(timers) <= 3
+    now += 2 * module._OFTEN_SECONDS
+    arena.deliver(slot.index)
+    assert arena._wait_seconds == module._FIRST_WAIT_SECONDS
+    slot.release()
+    await waiting
+    arena.close()
+
+
+async def test_a_kick_lends_what_has_come_back_without_a_turn_of_the_loop() -> None:
+    """Who waits for a slot is woken only for what is left."""
+    lazy: list[Any] = []
+    arena = make_arena(2, reclaim=lazy.clear)
+    slots = await take_all(arena)
+    waiting = asyncio.ensure_future(arena.acquire(0, ROWS))
+    await until(lambda: arena.starved)
+    lent: list[ArenaSlot | None] = []
+    lazy.append(slots[0].arrays["x"])
+    slots.pop(0).release()
+    arena.kick(lambda: lent.append(arena.lend(0, ROWS)))
+    assert lent[0] is not None
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    lazy += [slots[0].arrays["x"], lent[0].arrays["x"]]
+    for slot in (slots.pop(), lent[0]):
+        slot.release()
+    lent.clear()
+    del slot
+    arena.kick(lambda: lent.append(arena.lend(0, ROWS)))
+    assert (await waiting).index != (lent[0].index if lent[0] else None)
+    arena.close()
+
+
+async def test_a_feed_that_raises_loses_no_slot() -> None:
+    arena = make_arena(1)
+    slot = await arena.acquire(0, ROWS)
+    waiting = asyncio.ensure_future(arena.acquire(0, ROWS))
+    await until(lambda: arena.starved)
+    slot.release()
+
+    def feed() -> None:
+        raise ZeroDivisionError
+
+    arena._free.append(arena._free.pop())  # it is free, and the feeder has not come to it yet
+    with pytest.raises(ZeroDivisionError):
+        arena.kick(feed)
+    assert (await waiting).index == 0
     arena.close()
 
 

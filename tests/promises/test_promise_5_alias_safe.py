@@ -98,19 +98,18 @@ def test_the_same_run_is_corrupt_when_the_lease_ends_with_the_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What the lease is for: slots that return with the batch are written too early."""
-    monkeypatch.setattr(arena_module.Arena, "_lend", _lend_until_the_arrays_are_gone)
+    monkeypatch.setattr(arena_module.Arena, "_lend", _lend_until_the_slot_is_gone)
     corrupt, _ = run_on("asyncio", corrupt_batches(300))
     assert corrupt > 0
 
 
-def _lend_until_the_arrays_are_gone(self: Any, index: int, layout_key: int, rows: int) -> Any:
-    base = index * self._slot_bytes
-    keeper = type("Keeper", (ctypes.c_char * self._slot_bytes,), {})
-    lease = keeper.from_buffer(self._segment.buffer, base)
-    slot = arena_module.ArenaSlot(
-        lease, index, base, layout_key, self._laid_out(layout_key, rows), rows
-    )
-    weakref.finalize(slot, self._ended, index).atexit = False
+_lend = arena_module.Arena._lend
+
+
+def _lend_until_the_slot_is_gone(self: Any, index: int, layout_key: int, rows: int) -> Any:
+    slot = _lend(self, index, layout_key, rows)
+    self._forget(index)
+    weakref.finalize(slot, self._ended, index, None).atexit = False
     return slot
 
 
