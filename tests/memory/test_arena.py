@@ -396,16 +396,16 @@ async def test_a_consumer_that_comes_often_is_waited_for(monkeypatch: pytest.Mon
     slot = await arena.acquire(0, ROWS)
     waiting = asyncio.ensure_future(arena.acquire(0, ROWS))
     await until(lambda: arena.starved)
-    timers = set()
-    for _ in range(100):
-        now += 0.9 * module._OFTEN_SECONDS
-        arena.deliver(slot.index)
-        arena.kick()
-        timers.add(arena._timer)
-    assert len(timers) <= 3
-    now += 2 * module._OFTEN_SECONDS
     arena.deliver(slot.index)
-    assert arena._wait_seconds == module._FIRST_WAIT_SECONDS
+    for pause, wait in (
+        (0.9 * module._OFTEN_SECONDS, module._LAST_WAIT_SECONDS),
+        (1.1 * module._OFTEN_SECONDS, module._FIRST_WAIT_SECONDS),
+        (0.0, module._LAST_WAIT_SECONDS),
+    ):
+        now += pause
+        arena._look_after(module._RARE_WAIT_SECONDS)  # as after a look that found nothing lent
+        arena.deliver(slot.index)
+        assert arena._wait_seconds == wait
     slot.release()
     await waiting
     arena.close()
@@ -423,8 +423,8 @@ async def test_a_kick_lends_what_has_come_back_without_a_turn_of_the_loop() -> N
     slots.pop(0).release()
     arena.kick(lambda: lent.append(arena.lend(0, ROWS)))
     assert lent[0] is not None
-    await asyncio.sleep(0.01)
-    assert not waiting.done()
+    assert arena._waiter is not None
+    assert not arena._waiter.done()
     lazy += [slots[0].arrays["x"], lent[0].arrays["x"]]
     for slot in (slots.pop(), lent[0]):
         slot.release()
