@@ -90,8 +90,11 @@ class Calls:
         try:
             self._take(row, await self._attempt(arguments))
         except BaseException as error:
-            # A cancellation that is not the swarm's own came out of the user's code.
-            if isinstance(error, KeyboardInterrupt) or closing():
+            # A cancellation that is not the swarm's own came out of the user's code. An error is
+            # one of its row also where the swarm is closing: nobody waits for it, and it must not
+            # come out of the leaving.
+            cancelled = closing() and not isinstance(error, Exception)
+            if cancelled or isinstance(error, KeyboardInterrupt):
                 raise
             self._errors.append(Failure.capture(error).to_item_error(row))
             self._arguments = None

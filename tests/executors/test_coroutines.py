@@ -126,6 +126,27 @@ async def test_leaving_cancels_what_is_under_way() -> None:
     assert sorted(gate.cancelled) == [0, 1, 2]
 
 
+async def test_an_item_that_fails_while_the_executor_is_left_is_no_error_of_the_leaving() -> None:
+    """Nobody waits for it any more: its error comes a moment too late, or from tidying up."""
+    begun, tidied = anyio.Event(), False
+
+    async def load(item: int, arrays: Any, seed: int | None) -> None:
+        nonlocal tidied
+        begun.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            tidied = True
+            raise OSError("the connection is gone")
+
+    async with bench(load, "coroutines") as b:
+        filling = asyncio.ensure_future(b.fill([0]))
+        await begun.wait()
+        filling.cancel()
+        await asyncio.wait([filling])
+    assert tidied
+
+
 async def test_a_cancellation_of_the_users_own_is_an_error_like_any_other() -> None:
     """Nobody cancelled the fill: something inside ``load`` was."""
 
