@@ -68,6 +68,13 @@ def census():
     gc.collect()
     return descriptors(), threading.active_count(), children()
 
+async def at_rest():
+    # The last loader's threads may still be ending: what they are in would never come again.
+    deadline = time.monotonic() + 20
+    while threading.active_count() > 1 and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+    return census()
+
 async def settled(before):
     deadline = time.monotonic() + 20
     while census() != before and time.monotonic() < deadline:
@@ -104,7 +111,7 @@ def test_too_few_descriptors_are_counted_out_when_the_loader_is_entered(tmp_path
     text = """
 async def main():
     await outcome(num_workers=0)
-    before = census()
+    before = await at_rest()
     limit(resource.RLIMIT_NOFILE, descriptors() + 8)
     refused = await outcome(num_workers=3)
     print(refused, await settled(before), sep="; ")
@@ -130,7 +137,7 @@ def test_thousands_of_batches_pass_with_few_descriptors(tmp_path: Path) -> None:
 async def main():
     limit(resource.RLIMIT_NOFILE, 64)
     await outcome(num_workers=0)
-    before = census()
+    before = await at_rest()
     print(await outcome(rows=8 * 500, epochs=8), await settled(before), sep="; ")
 asyncio.run(main())
 """
@@ -142,7 +149,7 @@ def test_a_fork_server_with_too_few_descriptors_is_an_error(tmp_path: Path) -> N
     text = """
 async def main():
     await outcome(num_workers=0)
-    before = census()
+    before = await at_rest()
     server.retain()
     resource.prlimit(server._process.pid, resource.RLIMIT_NOFILE, (11, 11))
     await refused_by_server()
@@ -168,7 +175,7 @@ def test_too_few_processes_are_counted_out_when_the_loader_is_entered(tmp_path: 
     text = """
 async def main():
     await outcome(num_workers=0)
-    before = census()
+    before = await at_rest()
     tasks = len(os.listdir("/proc/self/task"))
     limit(resource.RLIMIT_NPROC, tasks + 4)
     refused = await outcome(num_workers=2)
@@ -197,7 +204,7 @@ def test_a_worker_that_cannot_be_forked_is_an_error_and_no_end_of_the_server(
     text = """
 async def main():
     await outcome(num_workers=0)
-    before = census()
+    before = await at_rest()
     limit(resource.RLIMIT_NPROC, len(os.listdir("/proc/self/task")) + 1)
     server.retain()  # which keeps the limit that the program now leaves behind
     limit(resource.RLIMIT_NPROC, resource.getrlimit(resource.RLIMIT_NPROC)[1])
@@ -276,7 +283,7 @@ def test_a_server_that_ends_at_once_is_an_error(tmp_path: Path) -> None:
     text = """
 async def main():
     await outcome(num_workers=0)
-    before = census()
+    before = await at_rest()
     sys.executable = "/bin/false"
     try:
         async with loader() as entered:
