@@ -54,6 +54,9 @@ class Census:
         """Return what there is now and was not ``before``, by kind."""
         kinds = self.__dataclass_fields__
         new = {kind: sorted(getattr(self, kind) - getattr(before, kind)) for kind in kinds}
+        # By number alone: one that has just been started has no command line for a moment.
+        known = {name.partition(":")[0] for name in before.processes}
+        new["processes"] = [x for x in new["processes"] if x.partition(":")[0] not in known]
         if new["shared_memory"]:
             strange = _of_strangers(new["shared_memory"])
             new["shared_memory"] = [x for x in new["shared_memory"] if x not in strange]

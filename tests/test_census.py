@@ -40,3 +40,10 @@ def test_shared_memory_that_nobody_holds_is_a_leak() -> None:
             name.touch()
     finally:
         name.unlink()
+
+
+def test_a_process_that_had_just_been_started_is_not_new() -> None:
+    """For a moment it has no command line, or its parent's."""
+    before = Census(processes=frozenset({"4711: "}))
+    after = Census(processes=frozenset({"4711: python -c pass", "4712: python -c pass"}))
+    assert after.beyond(before) == {"processes": ["4712: python -c pass"]}
