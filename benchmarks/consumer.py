@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from benchmarks.processes import below
+
 try:
     from uvloop import run as _run
 except ImportError:
@@ -169,12 +171,8 @@ async def _consume_async(epoch: AbstractAsyncContextManager[Any], consumer: Cons
 
 def tree(pid: int | None = None) -> list[int]:
     """Return a process, this one by default, and all below it."""
-    found = [pid or os.getpid()]
-    for each in found:
-        for path in Path(f"/proc/{each}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                found += map(int, path.read_text().split())
-    return found
+    top = pid or os.getpid()
+    return [top, *below(top)]
 
 
 def tree_cpu() -> float:

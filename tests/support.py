@@ -16,6 +16,7 @@ import pytest
 import uvloop
 
 from aioloader import Batch, DataGroup, Loader
+from benchmarks import processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -86,7 +87,8 @@ async def until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
 
 def script(tmp_path: Path, text: str, *args: str, **options: Any) -> subprocess.Popen[str]:
     """Start a Python program, of which ``__main__`` is a file of its own."""
-    path = tmp_path / "program.py"
+    number = len(list(tmp_path.glob("program_*.py")))
+    path = tmp_path / f"program_{number}.py"  # one that is starting may not have read its own yet
     path.write_text(text)
     return subprocess.Popen(
         [sys.executable, str(path), *args],
@@ -101,13 +103,7 @@ def script(tmp_path: Path, text: str, *args: str, **options: Any) -> subprocess.
 
 def descendants(pid: int) -> list[int]:
     """Return the process ids of everything below a process."""
-    children: list[int] = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children += [int(child) for child in path.read_text().split()]
-        except OSError:
-            continue
-    return children + [below for child in children for below in descendants(child)]
+    return processes.below(pid)
 
 
 def is_alive(pid: int) -> bool:

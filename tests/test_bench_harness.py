@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +17,7 @@ from benchmarks import harness, loaders
 from benchmarks.consumer import ENDS, Consumer
 from benchmarks.harness import Form, Outcome, compare, execute, load_workload, turns
 from benchmarks.loaders import Work
+from benchmarks.processes import below
 from benchmarks.program import Setting
 from benchmarks.report import page, ratio, rows, slope, table
 from benchmarks.workloads import NAMES, Column
@@ -54,6 +58,19 @@ def test_a_run_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert execute(str(stand_in), "tiny", Setting("ours"))["wrong"] == "no figures"
     pid = int((tmp_path / "pid").read_text())
     assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text()
+
+
+def test_processes_are_found_while_others_end() -> None:
+    """Those that come and go while a tree is walked are no error, and hide nobody that stays."""
+    shell = "sleep 60 & while :; do (true; true) | (true; true); done"
+    with subprocess.Popen(["sh", "-c", shell], start_new_session=True) as program:
+        try:
+            seen = [below(program.pid) for _ in range(1000)]
+        finally:
+            os.killpg(program.pid, signal.SIGKILL)
+    assert any(len(each) > 1 for each in seen)
+    assert len(set.intersection(*map(set, filter(None, seen)))) == 1  # the one that sleeps
+    assert below(program.pid) == []
 
 
 def batches() -> Batches:

@@ -375,6 +375,8 @@ def test_a_loop_that_computes_with_the_lock_held_is_found() -> None:
     async def main() -> None:
         async with Loader(simple_load, simple_group(), num_workers=0) as loader:
             await anext(loader)
+            # Threads that want the lock, too, may get it first, and the loop goes on meanwhile.
+            await until(lambda: loader.statistics().ready == 3)
             sum(range(30_000_000))
 
     with pytest.raises(AssertionError, match=r"in main\n    sum"), strict(max_block_seconds=0.05):

@@ -21,6 +21,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.processes import below
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -154,12 +156,7 @@ class Watch:
 
 def _descendants(pid: int) -> list[int]:
     """Return the processes below one that still run."""
-    children: list[int] = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            children += map(int, path.read_text().split())
-    below = [found for child in children for found in _descendants(child)]
-    return [child for child in children if _runs(child)] + below
+    return list(filter(_runs, below(pid)))
 
 
 def _runs(pid: int) -> bool:
