@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from aioloader._faults import Fault
     from aioloader._memory.segment import SharedSegment
 
-__all__ = ["Crew", "CrewSpec", "Death", "is_ending"]
+__all__ = ["Crew", "CrewSpec", "Death", "hold_sigpipe", "is_ending"]
 
 
 @final
@@ -233,6 +233,16 @@ class Crew:
             while self._theirs.recv(1, socket.MSG_DONTWAIT):
                 pass
         self.socket.shutdown(socket.SHUT_RDWR)
+
+
+def hold_sigpipe() -> None:
+    """Keep what this thread, and threads that it starts, write to nobody from ending the program.
+
+    What a worker is started with goes through pipes, the standard library's among them, and the
+    worker may have been killed meanwhile. Python ignores the signal, programs may not.
+    """
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
 
 
 def is_ending() -> bool:

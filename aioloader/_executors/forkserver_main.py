@@ -25,7 +25,8 @@ _MAX_DESCRIPTORS = 32
 def serve(descriptor: int) -> None:
     """Run the server: fork a child for each request, report how each ends, until end of file."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the program's to handle
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # it was held back until here
+    # Both were held back until here.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, signal.SIGPIPE])
     for module in _PRELOAD:
         importlib.import_module(module)
     gc.collect()

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, final
 
 from aioloader._executors import wire
-from aioloader._executors.crew import Crew, CrewSpec, Death, is_ending
+from aioloader._executors.crew import Crew, CrewSpec, Death, hold_sigpipe, is_ending
 from aioloader._executors.failures import Failure
 from aioloader._executors.finishing import finish
 from aioloader._executors.forkserver import server
@@ -80,7 +80,7 @@ class Supervisor:
     def start(self) -> None:
         """Start the first crew, without waiting for it."""
         self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, "aioloader-supervisor")
+        self._thread = ThreadPoolExecutor(1, "aioloader-supervisor", hold_sigpipe)
         self._reader = ThreadPoolExecutor(1, "aioloader-reader")  # starts with the first use
         self._thread.submit(server.retain)
         try:

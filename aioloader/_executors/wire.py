@@ -39,6 +39,7 @@ _MARK_INLINE, _MARK_PARCEL = 0, 1
 _DESCRIPTOR = struct.Struct("@i")
 _ANCILLARY_BYTES = socket.CMSG_LEN(_DESCRIPTOR.size)
 _PACKET_BYTES = INLINE_BYTES + 64
+_SEND_FLAGS = getattr(socket, "MSG_NOSIGNAL", 0)  # a program may not ignore SIGPIPE
 _IOV_MAX = 512
 _ALIGNMENT = 64
 
@@ -93,9 +94,12 @@ def encode(value: object, tag: int = 0, *, bulky: bool = False) -> Message:
 def send(sock: socket.socket, message: Message) -> None:
     """Send ``message``; raises :class:`BlockingIOError` where a non-blocking queue is full."""
     if message.descriptor is None:
-        sock.send(message.packet)
+        sock.send(message.packet, _SEND_FLAGS)
     else:
-        socket.send_fds(sock, [message.packet], [message.descriptor])
+        rights = _DESCRIPTOR.pack(message.descriptor)
+        sock.sendmsg(
+            [message.packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], _SEND_FLAGS
+        )
 
 
 def receive(sock: socket.socket) -> tuple[bytes, int | None]:

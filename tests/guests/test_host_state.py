@@ -198,3 +198,42 @@ def test_a_whole_life_of_loaders_changes_nothing_that_the_program_has_set(
     assert (noted > 0) == (ended_children == "hear")
     assert len(report) == 14
     assert {moment: changed for moment, changed in report.items() if changed} == {}
+
+
+# What a worker is started with goes through a pipe, here so late that nobody is left to read it.
+BROKEN_PIPE = """
+import asyncio, os, signal, time
+from multiprocessing.queues import Queue
+from aioloader import DataGroup, Loader
+from support import until
+
+feed = Queue._feed
+
+def feed_late(*args):
+    time.sleep(0.5)
+    feed(*args)
+
+def load(item, arrays, seed):
+    arrays["x"][...] = item
+
+async def main():
+    group = DataGroup(4, range(64), loader_arrays={"x": ((), "int32", "int32")})
+    async with Loader(load, group, end_at=("epoch", 1), num_workers=2) as loader:
+        await until(lambda: len(loader._executor.worker_pids) == 2)
+        Queue._feed = feed
+        os.kill(loader._executor.worker_pids[0], signal.SIGKILL)
+        print(sum([batch.arrays["x"].sum() async for batch in loader]))
+
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+Queue._feed = feed_late
+asyncio.run(main())
+"""
+
+
+def test_a_program_that_a_broken_pipe_ends_outlives_workers_that_are_killed_while_starting(
+    start: Start,
+) -> None:
+    """Command-line programs set SIGPIPE to its default; a worker's pipe is no reason to end."""
+    program = start(BROKEN_PIPE)
+    output, errors = program.communicate(timeout=50)
+    assert (program.returncode, output, errors) == (0, "2016\n", "")
