@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from aioloader._device.sharding import sharding_map
     from aioloader._engine.loop import run
     from aioloader._engine.statistics import LoaderStatistics
+    from aioloader._executors.threads import ThreadExecutor
     from aioloader._executors.worker import is_worker
     from aioloader._fetching.fetch import Fetch
     from aioloader._fetching.policy import FetchPolicy
@@ -131,6 +132,7 @@ _HOMES = {
     "RepeatIterDataset": "_datasets.extras",
     "SizedIterable": "protocols",
     "StateError": "errors",
+    "ThreadExecutor": "_executors.threads",
     "TrainingBatch": "_loaders.batch",
     "UnbatchIterDataset": "_datasets.extras",
     "ValidationBatch": "_loaders.batch",
@@ -203,6 +205,7 @@ __all__ = [
     "RepeatIterDataset",
     "SizedIterable",
     "StateError",
+    "ThreadExecutor",
     "TrainingBatch",
     "UnbatchIterDataset",
     "ValidationBatch",

@@ -26,7 +26,6 @@ README = HERE.parent / "README.md"
 MARK = "<!-- comparison: written by `python -m benchmarks.summary RESULTS --write` -->"
 _PICTURE = "![The share of the limit that each loader reaches](benchmarks/results.png)"
 _COSTS = ("cpu_us", "cpu_ms")
-_ASIDE = ("ours_thread",)  # of which one worker of two is no fair measure
 
 
 def lines(name: str, outcomes: Sequence[Outcome]) -> list[str]:
@@ -44,7 +43,7 @@ def lines(name: str, outcomes: Sequence[Outcome]) -> list[str]:
     worst = _worst(others, main, less=less)
     best = min(worst, key=lambda row: _figure(row, main, less=less), default=None)
     ours = _worst([row for row in found if row.loader[:4] == "ours"], main, less=less)
-    return [_line(name, main, row, best) for row in ours if row.loader not in _ASIDE]
+    return [_line(name, main, row, best) for row in ours]
 
 
 def _worst(found: Sequence[Row], main: str, *, less: bool) -> list[Row]:

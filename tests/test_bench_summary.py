@@ -45,8 +45,7 @@ def test_each_of_our_ways_has_a_line() -> None:
     assert all(cells(line)[5:] == [""] * 4 for line in found)
 
 
-def test_threads_and_slopes_are_left_to_the_whole_table() -> None:
-    assert lines("tiny", [outcome("ours_thread", rate=8.0)]) == []
+def test_slopes_are_left_to_the_whole_table() -> None:
     assert lines("growth_depth", [outcome("ours", "4", setup_ms=8.0)]) == []
 
 

@@ -305,7 +305,10 @@ class _WorkersOnly:
             text = f"placing it was interrupted by {type(interruption).__name__}"
             self._end(None, explain(RuntimeError(text), self._ticket, (), stage="place"))
             raise
-        self._end(loaded, error)
+        try:
+            self._end(loaded, error)
+        finally:
+            del error  # its own traceback may lead to here
 
     def _end(self, loaded: Loaded | None, error: Exception | None) -> None:
         settle, self._settle = self._settle, None
@@ -313,18 +316,15 @@ class _WorkersOnly:
             settle(loaded, error)
 
     def _outcome(self) -> tuple[Loaded | None, Exception | None]:
-        stage = "load"
-        try:
-            self._slot.extras = self._result()
-            stage = "place"
-            return self._place(), None
-        except Exception as error:
-            return None, explain(error, self._ticket, self._items, stage=stage)
-
-    def _result(self) -> Any:
         job, self._job = self._job, None
         assert job is not None
-        return self._stages.note(job.result(), self._started)
+        if job.error is not None:
+            return None, explain(job.error, self._ticket, self._items)
+        self._slot.extras = self._stages.note(job.result(), self._started)
+        try:
+            return self._place(), None
+        except Exception as error:
+            return None, explain(error, self._ticket, self._items, stage="place")
 
     def _place(self) -> Loaded:
         stages, ticket, slot, started = self._stages, self._ticket, self._slot, time.perf_counter()

@@ -9,8 +9,8 @@ __all__ = ["RowCost", "cut"]
 CHUNK_SECONDS = 4e-3
 """What a chunk should last: long against its overhead, short against a batch."""
 
-BUSY_SECONDS = 16e-3
-"""The same while all workers have work, beyond one chunk for each: nobody waits for another."""
+BUSY_SECONDS = 32e-3
+"""The same while all workers have work: nobody waits for another, and each chunk costs messages."""
 
 _SHARE_SECONDS = 0.5e-3
 
@@ -28,8 +28,7 @@ def cut(
     ``row_seconds`` is what a row has cost so far, None if that is not known yet; then each
     worker gets two pieces. A batch that is worth sharing is cut so that each worker gets
     some of it, and a cheaper one goes to one worker whole. When there is work for all of them
-    already, ``waiting`` chunks, a batch has no more pieces than workers, unless they would last
-    longer than `BUSY_SECONDS`.
+    already, ``waiting`` chunks, pieces last about `BUSY_SECONDS`, and most batches are one.
 
     >>> cut(8, 2, None)
     [(0, 2), (2, 4), (4, 6), (6, 8)]
@@ -40,9 +39,9 @@ def cut(
     >>> cut(256, 2, 4e-6, waiting=2)
     [(0, 256)]
     >>> cut(64, 2, 4e-4, waiting=2)
+    [(0, 64)]
+    >>> cut(64, 2, 1e-3, waiting=2)
     [(0, 32), (32, 64)]
-    >>> cut(16, 2, 6e-4, waiting=2)
-    [(0, 8), (8, 16)]
     >>> cut(3, 2, 1.0)
     [(0, 1), (1, 2), (2, 3)]
     """
@@ -52,7 +51,7 @@ def cut(
         total = rows * row_seconds
         pieces = round(total / CHUNK_SECONDS)
         if waiting >= num_workers:
-            pieces = max(round(total / BUSY_SECONDS), min(pieces, num_workers))
+            pieces = round(total / BUSY_SECONDS)
         elif total > _SHARE_SECONDS:
             pieces = max(pieces, num_workers)
     pieces = min(max(pieces, -(-rows // largest), 1), rows)

@@ -6,7 +6,7 @@ import asyncio
 import functools
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 from aioloader._executors import wire
 from aioloader._executors.chunks import RowCost
@@ -21,6 +21,17 @@ if TYPE_CHECKING:
     from aioloader.errors import ItemError
 
 __all__ = ["Job", "Ledger", "Pending"]
+
+
+class Span(Protocol):
+    """Some rows of a job: positions from ``start`` to ``stop``."""
+
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> Sequence[int]:
+        """Where in the slot they are."""
 
 
 @final
@@ -64,15 +75,15 @@ class Job:
         """Wait for ``chunks`` chunks more."""
         self._left += chunks
 
-    def finish(self, pending: Pending, filled: Filled) -> None:
+    def finish(self, span: Span, filled: Filled) -> None:
         """Take the result of a chunk."""
         self._seconds += filled.seconds
         self._retries += filled.retries
         try:
             if filled.extras:
-                self._columns.put_many(range(pending.start, pending.stop), filled.extras)
+                self._columns.put_many(range(span.start, span.stop), filled.extras)
         except (TypeError, ValueError) as error:
-            self.fail(Failure.capture(error).to_item_error(pending.rows[0]))
+            self.fail(Failure.capture(error).to_item_error(span.rows[0]))
         else:
             self._count_down()
 
@@ -86,8 +97,13 @@ class Job:
         self._deaths[row] = self._deaths.get(row, 0) + 1
         return self._deaths[row]
 
+    @property
+    def error(self) -> ItemError | None:
+        """The error of the first row that failed; where it is not raised it keeps no frames."""
+        return min(self._errors, key=lambda error: error.row) if self._errors else None
+
     def result(self) -> Filled:
-        """Return what was filled, or raise the error of the first row that failed."""
+        """Return what was filled, or raise that error."""
         if self._errors:
             raise min(self._errors, key=lambda error: error.row)
         return Filled(self._columns.result(), self._seconds, self._retries)

@@ -1,28 +1,35 @@
-"""The thread executor: rows filled by one thread of this process (``num_workers=0``)."""
+"""The thread executor: rows filled by threads of this process; one if ``num_workers=0``."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import itertools
 import queue
 import threading
 import time
-from typing import TYPE_CHECKING, final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, final
 
 import anyio
 
 from aioloader._executors.arming import arm
+from aioloader._executors.chunks import RowCost, cut
 from aioloader._executors.failures import Failure
+from aioloader._executors.jobs import Job
+from aioloader._executors.limits import refusal
 from aioloader._executors.recipes import BEAT, RowFailed, fill_rows, fill_spans
 from aioloader._executors.watch import Watch
 from aioloader._memory.layout import RowViews
 from aioloader._memory.segment import PrivateSegment
 from aioloader.errors import ItemError
+from aioloader.protocols import Filled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from aioloader.protocols import Filled, Segment, Slot, Work
+    from aioloader.protocols import Segment, Slot, Work
 
 __all__ = ["ThreadExecutor"]
 
@@ -30,78 +37,120 @@ _LEAVE_SECONDS = 0.15
 
 
 class _Abandoned(BaseException):
-    """Nobody waits for this job any more."""
+    """Nobody waits for this chunk any more."""
 
 
 @final
-class _Job:
-    """One `fill`, run by the thread, waited for on the loop."""
+class _Fill:
+    """One `fill`, cut into chunks: the loop hears of it once, when the last of them has ended."""
 
-    def __init__(self, run: Callable[[Callable[[int], None]], Filled]) -> None:
-        self._run = run
+    def __init__(self, job: Job, chunks: int, settle: Callable[[_Fill], None]) -> None:
+        self.job = job
+        self.ended: list[_Chunk] = []
+        self._left = chunks
+        self._settle = settle
         self._loop = asyncio.get_running_loop()
-        self.done = anyio.Event()
-        self.abandoned = False
-        self.filled: Filled | None = None
-        self.failure: tuple[int, Failure] | None = None
-        self.row = -1
-        self.beat = 0
+        self._lock = threading.Lock()
 
-    def mark(self, row: int) -> None:
-        if self.abandoned:
-            raise _Abandoned
-        self.row = row % BEAT
-        self.beat += 1
-
-    def run(self) -> None:
-        try:
-            self.beat += 1
-            self.filled = self._run(self.mark)
-        except _Abandoned:
-            return
-        except RowFailed as failed:
-            self.failure = (failed.row, Failure.capture(failed.error))
-        except BaseException as error:
-            self.failure = (max(self.row, 0), Failure.capture(error))
-        finally:
-            del self._run  # it holds views of the slot
-        self._report()
-
-    def reject(self, failure: Failure) -> None:
-        self.failure = (0, failure)
-        self._report()
-
-    def _report(self) -> None:
-        if not self.abandoned:
-            _call_soon(self._loop, self.done.set)
+    def end(self, chunk: _Chunk, outcome: Filled | ItemError | None) -> None:
+        """Take what has become of a chunk, from any thread; only the first word counts."""
+        with self._lock:
+            if chunk.fill is None:
+                return
+            chunk.fill, chunk.outcome = None, outcome
+            self.ended.append(chunk)
+            self._left -= 1
+            is_last = self._left == 0
+        if is_last:
+            _call_soon(self._loop, self._settle, self)
 
 
-_Jobs = queue.SimpleQueue[_Job | None]
+@final
+class _Chunk:
+    """Rows for one thread. The slot is kept on loan until that thread has released it."""
+
+    __slots__ = ("fill", "given", "hold", "number", "outcome", "rows", "start", "stop")
+
+    def __init__(
+        self, number: int, fill: _Fill, start: int, rows: Sequence[int], hold: object, *given: Any
+    ) -> None:
+        self.number = number
+        self.fill: _Fill | None = fill
+        self.start, self.stop = start, start + len(rows)
+        self.rows = rows
+        self.hold: object = hold
+        self.given = given
+        self.outcome: Filled | ItemError | None = None
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anybody waits for it still."""
+        fill = self.fill
+        return fill is not None and not fill.job.abandoned
+
+    def release(self) -> None:
+        """Let go of the slot."""
+        self.given, self.hold = (), None
+
+    def end(self, outcome: Filled | ItemError | None) -> None:
+        """Say what has become of it; None if nobody wanted it any more."""
+        fill = self.fill
+        if fill is not None:
+            fill.end(self, outcome)
+
+
+_Queue = queue.SimpleQueue[_Chunk | None]
 
 
 @final
 class _Thread:
     """A daemon thread: a `load` that never returns must not keep the program from ending."""
 
-    def __init__(self, jobs: _Jobs, startup: Callable[[], object] | None) -> None:
-        self._jobs = jobs
-        self._startup = startup
-        self.retired = False
+    def __init__(self, chunks: _Queue, work: Work) -> None:
+        self._chunks = chunks
+        self._work = work
+        self._fill = fill_spans if work.vectorized else fill_rows
         self._loop = asyncio.get_running_loop()
-        self.ended = anyio.Event()
-        threading.Thread(target=self._serve, name="aioloader-load", daemon=True).start()
+        self.chunk: _Chunk | None = None
+        self.row = -1  # where it is in the chunk; `BEAT` s on top are signs of life
+        self.retired = False
+        self.ended = asyncio.Event()
+        try:
+            threading.Thread(target=self._serve, name="aioloader-load", daemon=True).start()
+        except RuntimeError as error:
+            raise refusal(errno.EAGAIN, "a thread for loading") from error
 
     def _serve(self) -> None:
-        failure = None if self._startup is None else _run_startup(self._startup)
-        while (job := self._jobs.get()) is not None:
-            if failure is None:
-                job.run()
-            else:
-                job.reject(failure)
-            del job  # it would keep the slot on loan until the next one comes
+        startup = self._work.startup
+        failure = None if startup is None else _run_startup(startup)
+        while (chunk := self._chunks.get()) is not None:
+            self.row, self.chunk = -1, chunk
+            outcome = self._run(chunk) if failure is None else failure.to_item_error(0)
+            chunk.release()
+            chunk.end(outcome)
+            del chunk, outcome
+            self.chunk = None
             if self.retired:
                 break
         _call_soon(self._loop, self.ended.set)
+
+    def _run(self, chunk: _Chunk) -> Filled | ItemError | None:
+        def mark(row: int) -> None:
+            if not chunk.is_wanted:
+                raise _Abandoned
+            self.row = row
+
+        load, retries = self._work.load, self._work.retries
+        views, items, seeds = chunk.given
+        try:
+            return self._fill(load, views, chunk.rows, items, seeds, mark, retries)
+        except _Abandoned:
+            return None
+        except RowFailed as failed:
+            return Failure.capture(failed.error).to_item_error(failed.row)
+        except BaseException as error:
+            row = self.row % BEAT if self.row >= 0 else chunk.rows[0]
+            return Failure.capture(error).to_item_error(row)
 
 
 def _run_startup(startup: Callable[[], object]) -> Failure | None:
@@ -112,42 +161,71 @@ def _run_startup(startup: Callable[[], object]) -> Failure | None:
     return None
 
 
-def _call_soon(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
+def _call_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., Any], *args: Any) -> None:
     with contextlib.suppress(RuntimeError):  # the loop has been closed
-        loop.call_soon_threadsafe(function)
+        loop.call_soon_threadsafe(function, *args)
 
 
 @final
 class ThreadExecutor:
-    """Fill rows in one thread (see :class:`aioloader.protocols.Executor`).
+    """Fill rows in threads of this process (see :class:`aioloader.protocols.Executor`).
 
+    There are ``num_workers`` of them, one for 0. Give it as ``executor=`` where ``load`` waits,
+    or lets go of the GIL, and may be called by several threads at once: threads start in no
+    time, need no memory, and take their work without messages. ``startup`` is called in each.
     A thread cannot be ended from outside: when an item does not return, the executor lets
     the thread go, with the slot that it may still write to, and works on in a new one.
+
+    >>> import aioloader
+    >>> def load(item, arrays, seed):
+    ...     arrays["x"][...] = item
+    >>> group = aioloader.DataGroup(4, range(8), loader_arrays={"x": ((), "int32", "int32")})
+    >>> async def main():
+    ...     threads = {"num_workers": 2, "executor": aioloader.ThreadExecutor}
+    ...     async with aioloader.Loader(load, group, end_at=("epoch", 1), **threads) as loader:
+    ...         return [batch.arrays["x"].tolist() async for batch in loader]
+    >>> aioloader.run(main())
+    [[0, 1, 2, 3], [4, 5, 6, 7]]
     """
 
     def __init__(self, work: Work) -> None:
         self._work = work
-        self._load = arm(work.load, "load")
-        self._fill = fill_spans if work.vectorized else fill_rows
-        self._thread: _Thread | None = None
+        self._armed = replace(work, load=arm(work.load, "load"))
+        self._count = max(1, work.num_workers)
+        self._threads: list[_Thread] = []
+        self._chunks: _Queue = queue.SimpleQueue()
+        self._numbers = itertools.count()
+        self._cost = RowCost()
+        self._pending = 0
+        self._timer: asyncio.TimerHandle | None = None
+        limit = work.item_timeout
+        self._tick = 0.0 if limit is None else limit / 5
+        self._watch = None if limit is None else Watch(limit, self._tick * 2)
 
     def __repr__(self) -> str:
-        return f"<ThreadExecutor: {'running' if self._thread else 'not running'}>"
+        return f"<ThreadExecutor: {len(self._threads)} threads, {self._pending} chunks pending>"
 
     def allocate(self, nbytes: int) -> Segment:
         """Allocate private memory."""
         return PrivateSegment(nbytes)
 
     async def __aenter__(self) -> ThreadExecutor:
-        self._jobs: _Jobs = queue.SimpleQueue()
-        self._thread = _Thread(self._jobs, self._work.startup)
+        try:
+            for _ in range(self._count):
+                self._threads.append(_Thread(self._chunks, self._armed))
+        except BaseException:
+            self._dismiss()
+            raise
+        if self._watch is not None:
+            self._timer = asyncio.get_running_loop().call_later(self._tick, self._look)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            self._jobs.put(None)
-            with anyio.move_on_after(_LEAVE_SECONDS, shield=True):
+        if self._timer is not None:
+            self._timer.cancel()
+        threads = self._dismiss()
+        with anyio.move_on_after(_LEAVE_SECONDS, shield=True):
+            for thread in threads:
                 await thread.ended.wait()
 
     async def fill(
@@ -158,47 +236,73 @@ class ThreadExecutor:
         seeds: Sequence[int | None],
     ) -> Filled:
         """Fill ``rows`` of ``slot``; see the protocol."""
-        assert self._thread is not None
-        fill, views, retries = self._fill, RowViews(slot.arrays), self._work.retries
+        if not rows:
+            return Filled()
+        return await self._begin(Job(len(rows)), slot, rows, items, seeds).wait()
 
-        def run(mark: Callable[[int], None]) -> Filled:
-            return fill(self._load, views, rows, items, seeds, mark, retries)
+    def begin_fill(
+        self,
+        slot: Slot,
+        rows: Sequence[int],
+        items: Sequence[object],
+        seeds: Sequence[int | None],
+        on_done: Callable[[], object],
+    ) -> Job:
+        """Do what `fill` does without waiting: ``on_done`` is called once there is a result."""
+        return self._begin(Job(len(rows), on_done), slot, rows, items, seeds)
 
-        job = _Job(run)
-        self._jobs.put(job)
-        try:
-            await self._wait(job)
-        finally:
-            job.abandoned = not job.done.is_set()
-        if job.failure is not None:
-            row, failure = job.failure
-            raise failure.to_item_error(row)
-        assert job.filled is not None
-        return job.filled
+    def _begin(
+        self, job: Job, slot: Slot, rows: Sequence[int], items: Sequence[object], seeds: Any
+    ) -> Job:
+        assert self._threads
+        spans = [(0, len(rows))]
+        if self._count > 1:  # somebody is there to share it with
+            spans = cut(len(rows), self._count, self._cost.seconds, waiting=self._pending)
+        job.expect(len(spans))
+        fill = _Fill(job, len(spans), self._settle)
+        views = RowViews(slot.arrays, 0)  # of this loan: they keep it
+        self._pending += len(spans)
+        for start, stop in spans:
+            given = views, items[start:stop], seeds[start:stop]
+            number = next(self._numbers)
+            self._chunks.put(_Chunk(number, fill, start, rows[start:stop], slot.hold, *given))
+        return job
 
-    async def _wait(self, job: _Job) -> None:
-        limit = self._work.item_timeout
-        if limit is None:
-            await job.done.wait()
-            return
-        watch = Watch(limit, limit * 0.4)
-        while not job.done.is_set():
-            with anyio.move_on_after(limit / 5):
-                await job.done.wait()
-            sign = (job.row, job.beat) if job.beat else None
-            if not job.done.is_set() and watch.overdue(time.monotonic(), [sign]):
-                self._replace_thread()
-                raise _too_slow(limit, job.row)
+    def _settle(self, fill: _Fill) -> None:
+        self._pending -= len(fill.ended)
+        for chunk in fill.ended:
+            if isinstance(chunk.outcome, Filled):
+                self._cost.add(len(chunk.rows), chunk.outcome.seconds)
+                fill.job.finish(chunk, chunk.outcome)
+            elif chunk.outcome is not None:
+                fill.job.fail(chunk.outcome)
 
-    def _replace_thread(self) -> None:
-        assert self._thread is not None
-        # The new thread takes over the queue; the old one ends with the item it is at.
-        self._thread.retired = True
-        self._thread = _Thread(self._jobs, self._work.startup)
+    def _look(self) -> None:
+        assert self._watch is not None
+        self._timer = asyncio.get_running_loop().call_later(self._tick, self._look)
+        seen = [(thread.chunk, thread.row) for thread in self._threads]
+        signs = [None if chunk is None else (chunk.number, row) for chunk, row in seen]
+        for index in self._watch.overdue(time.monotonic(), signs):
+            chunk, row = seen[index]
+            self._replace(index)
+            if chunk is not None:
+                chunk.end(_too_slow(self._work.item_timeout, chunk.rows[0] if row < 0 else row))
+
+    def _replace(self, index: int) -> None:
+        late = self._threads[index]
+        with contextlib.suppress(OSError):  # then the late one goes on, whenever it returns
+            self._threads[index] = _Thread(self._chunks, self._armed)
+            late.retired = True  # it ends with the item that it is at
+
+    def _dismiss(self) -> list[_Thread]:
+        threads, self._threads = self._threads, []
+        for _ in threads:
+            self._chunks.put(None)
+        return threads
 
 
-def _too_slow(limit: float, row: int) -> ItemError:
+def _too_slow(limit: float | None, row: int) -> ItemError:
     message = f"the item was not loaded within item_timeout={limit:g} s"
-    error = ItemError(message, row=max(row, 0))
+    error = ItemError(message, row=row % BEAT)
     error.__cause__ = TimeoutError(message)
     return error

@@ -94,7 +94,8 @@ class Loader(Checkpointable, Generic[D]):
             layout. A function runs in a helper thread.
         vectorized: Whether ``load(items, arrays, seeds)`` takes a chunk of rows at once,
             arrays with that leading dimension.
-        executor: A function from a `Work` to an `Executor`, in place of the loader's own.
+        executor: A function from a `Work` to an `Executor`, in place of the loader's own:
+            `ThreadExecutor` loads in ``num_workers`` threads of the program.
         cacher_count: How many batches are cached on disk at once; None: 2, or 1 on two cores.
 
     Raises:

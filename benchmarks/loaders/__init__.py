@@ -29,7 +29,7 @@ LIMITS = {
 LOADERS = {
     "ours": "aioloader",
     "ours_vectorized": "aioloader, `vectorized`",
-    "ours_thread": "aioloader, `num_workers=0`",
+    "ours_threads": "aioloader, threads",
     "hydrax": "hydrax",
     "grain_threads": "Grain, threads",
     "grain_processes": "Grain, `mp_prefetch`",

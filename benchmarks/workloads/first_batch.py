@@ -18,7 +18,7 @@ WORKLOAD = Workload(
     columns={"first_ms": Column("ms", ratio="less")},
     limit="child",
     loaders=("child", *(name for name in LOADERS if name != "ours_vectorized")),
-    short=("child", "ours", "ours_thread", "hydrax", "torch", "nodes_threads"),
+    short=("child", "ours", "ours_threads", "hydrax", "torch", "nodes_threads"),
     reach="≤ 200 ms",
 )
 

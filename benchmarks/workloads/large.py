@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from benchmarks.program import Setting
 
 BATCH, BATCHES, WORDS = 32, 120, 1 << 18
-_EPOCHS = {"pair": 5, "ours": 5, "ours_thread": 2, "hydrax": 3, "spdl_threads": 2}
+_EPOCHS = {"pair": 5, "ours": 5, "ours_threads": 2, "hydrax": 3, "spdl_threads": 2}
 
 WORKLOAD = Workload(
     title="large: items of 1 MiB, batches of 32",

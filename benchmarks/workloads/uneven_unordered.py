@@ -10,7 +10,15 @@ from benchmarks.workloads import uneven
 if TYPE_CHECKING:
     from benchmarks.program import Setting
 
-CAN = ("ours", "ours_thread", "hydrax", "torch", "nodes_threads", "nodes_processes", "spdl_threads")
+CAN = (
+    "ours",
+    "ours_threads",
+    "hydrax",
+    "torch",
+    "nodes_threads",
+    "nodes_processes",
+    "spdl_threads",
+)
 CAN += ("spdl_subprocess", "asyncio_pool")
 
 WORKLOAD = replace(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from benchmarks.program import Setting
 
 BATCH, BATCHES = 64, 200
-_THREADS = ("ours_vectorized", "ours_thread", "grain_threads", "nodes_threads", "spdl_threads")
+_THREADS = ("ours_vectorized", "ours_threads", "grain_threads", "nodes_threads", "spdl_threads")
 
 WORKLOAD = Workload(
     title="memory of a worker process",

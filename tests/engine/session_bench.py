@@ -73,6 +73,11 @@ class Begun:
         self._task = asyncio.ensure_future(filling)
         self._task.add_done_callback(lambda _: self.is_abandoned or on_done())
 
+    @property
+    def error(self) -> ItemError | None:
+        error = self._task.exception()
+        return error if isinstance(error, ItemError) else None
+
     def result(self) -> Filled:
         return self._task.result()
 

@@ -1,4 +1,4 @@
-"""What every executor does alike: processes, a thread, and coroutines."""
+"""What every executor does alike: processes, threads, and coroutines."""
 
 from __future__ import annotations
 
@@ -298,8 +298,9 @@ async def test_startup_runs_once_where_load_runs(kind: str, tmp_path: Path) -> N
     async with bench(uses_it, kind, startup=startup, num_workers=2) as b:
         for _ in range(5):
             assert (await b.fill(range(8))).x == [1] * 8
-        await until(lambda: len(list(tmp_path.iterdir())) == (2 if kind == "processes" else 1))
-    assert len(list(tmp_path.iterdir())) == (2 if kind == "processes" else 1)
+        places = 1 if kind == "coroutines" else 2
+        await until(lambda: len(list(tmp_path.iterdir())) == places)
+    assert len(list(tmp_path.iterdir())) == places
 
 
 @pytest.mark.parametrize("kind", ["processes", "threads"])

@@ -154,8 +154,9 @@ async def test_a_wait_that_is_too_long_ends_in_an_error_and_loses_nothing(
         assert list(batch.indices) == list(range(8))
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("stage", ["load", "place"])
-async def test_an_error_that_was_caught_keeps_no_slot(stage: str) -> None:
+async def test_an_error_that_was_caught_keeps_no_slot(stage: str, num_workers: int) -> None:
     """It goes with the last reference to it, and with it the batch that its consumer had."""
 
     def fail(item: int) -> None:
@@ -176,9 +177,8 @@ async def test_an_error_that_was_caught_keeps_no_slot(stage: str) -> None:
             seen += [batch.group_index]
 
     options: dict[str, Any] = {"place": place} if stage == "place" else {}
-    loader = Loader(
-        load, _group(), num_workers=0, depth=2, timeout=0.3, end_at=("epoch", 1), **options
-    )
+    options |= {"timeout": 3 if num_workers else 0.3, "num_workers": num_workers}
+    loader = Loader(load, _group(), depth=2, end_at=("epoch", 1), **options)
     seen: list[int] = []
     gc.disable()
     try:

@@ -19,7 +19,7 @@ from support import (
     simple_load,
 )
 
-from aioloader import Loader, StateError
+from aioloader import Loader, StateError, ThreadExecutor
 
 MODES = ["repeat", "reseed", "itemwise", "batchwise"]
 
@@ -39,6 +39,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "one worker": {"num_workers": 1},
     "three workers, depth 1": {"num_workers": 3, "depth": 1},
     "two workers, depth 9": {"num_workers": 2, "depth": 9},
+    "three threads": {"num_workers": 3, "executor": ThreadExecutor, "depth": 5},
     "coroutines": {"load": simple_coroutine_load, "max_concurrency": 3},
 }
 

@@ -66,6 +66,7 @@ from aioloader import (
     RepeatIterDataset,
     SizedIterable,
     StateError,
+    ThreadExecutor,
     TrainingBatch,
     UnbatchIterDataset,
     ValidationBatch,
@@ -232,6 +233,7 @@ def functions_are_recipes() -> None:
 
 def any_function_makes_a_loader(group: DataGroup[Sample]) -> None:
     assert_type(Loader(load, group), Loader[Sample])
+    assert_type(Loader(load, group, num_workers=8, executor=ThreadExecutor), Loader[Sample])
     assert_type(Dataloader(load, group), Loader[Sample])
     assert_type(Loader(load, [group, group]), Loader[Sample])
     assert_type(Loader(load, iter([group])), Loader[Sample])

@@ -1,10 +1,10 @@
-"""aioloader, with a thread of the program in place of worker processes."""
+"""aioloader, with threads of the program in place of worker processes."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from aioloader import ThreadExecutor
 from benchmarks.loaders import ours
 
 if TYPE_CHECKING:
@@ -17,4 +17,4 @@ PACKAGES = ours.PACKAGES
 
 def epoch(work: Work) -> AbstractAsyncContextManager[Any]:
     """Open one epoch."""
-    return ours.epoch(replace(work, num_workers=0))
+    return ours.epoch(work, executor=ThreadExecutor)
