@@ -69,6 +69,10 @@ class Consumer:
         self.wrong = ""
         self.figures: dict[str, Any] = {}
         self.on_mark: Callable[[bool], None] = lambda begins: None
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the clock: the loader is about to be made, in a loop that runs."""
         self._opened = time.perf_counter()
 
     def entered(self) -> None:
@@ -154,6 +158,7 @@ def run(coroutine: Any) -> Any:
 
 
 def _consume(epoch: AbstractContextManager[Any], consumer: Consumer) -> None:
+    consumer.begin()
     with epoch as batches:
         consumer.entered()
         for batch in batches:
@@ -162,6 +167,7 @@ def _consume(epoch: AbstractContextManager[Any], consumer: Consumer) -> None:
 
 
 async def _consume_async(epoch: AbstractAsyncContextManager[Any], consumer: Consumer) -> None:
+    consumer.begin()
     async with epoch as batches:
         consumer.entered()
         async for batch in batches:

@@ -10,7 +10,7 @@ import anyio
 import jax
 import numpy as np
 
-from aioloader._device.putting import put, put_at_once
+from aioloader._device.putting import prepare, put, put_at_once
 from aioloader.errors import LayoutError
 
 if TYPE_CHECKING:
@@ -84,6 +84,11 @@ class Placer:
     def is_custom(self) -> bool:
         """Whether the strategy is a function of the user's."""
         return self._function is not None
+
+    def prepare(self) -> None:
+        """Start JAX, if nobody has, and see what it has, so that the first batch need not."""
+        if self._target is None and self._function is None:
+            prepare()
 
     def check(self, layouts: Layouts, where: str) -> None:
         """Raise :class:`LayoutError` for jax dtypes that this JAX is set not to have."""

@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["put", "put_at_once"]
+__all__ = ["prepare", "put", "put_at_once"]
 
 Put = Callable[[np.ndarray], jax.Array]
 
@@ -51,6 +51,11 @@ def put_at_once(arrays: Mapping[str, np.ndarray]) -> dict[str, jax.Array] | None
     return placed
 
 
+def prepare() -> None:
+    """Find out how arrays can be put, which takes a millisecond once."""
+    _inner()
+
+
 @functools.cache
 def _inner() -> Put | None:
     """Return a function that puts one array onto the default device, or None."""
@@ -70,25 +75,26 @@ def _inner() -> Put | None:
             placed: jax.Array = function(kind, sharding, [array], devices, False)
             return placed
 
-        same = all(_is_same(inner(x), jax.device_put(x), x) for x in _examples())
+        right = all(_is_right(inner(x), x, sharding) for x in _examples())
     except Exception:  # another JAX, in which it is gone or asks for something else
         return None
-    return inner if same else None
+    return inner if right else None
 
 
 def _examples() -> list[np.ndarray]:
     raw = np.zeros(4096 + 64, "uint8")
     aligned = raw[-raw.ctypes.data % 64 :][:4096].view("float32").reshape(32, 32)
-    return [aligned, np.arange(3, dtype="int32"), np.zeros((0, 2), "int8"), np.array(7, "uint16")]
+    return [aligned, np.arange(3, dtype="int32")]
 
 
-def _is_same(one: Any, other: Any, example: np.ndarray) -> bool:
-    shares = example.nbytes == 4096
+def _is_right(placed: Any, array: np.ndarray, sharding: Any) -> bool:
+    # What is documented of `device_put`. To call it as well would take as long as a first batch.
+    shares = array.nbytes == 4096
     return (
-        type(one) is type(other)
-        and one.aval == other.aval
-        and one.sharding == other.sharding
-        and one.committed == other.committed
-        and bool(np.array_equal(one, other))
-        and (not shares or one.unsafe_buffer_pointer() == example.ctypes.data)
+        isinstance(placed, jax.Array)
+        and placed.aval == jax.core.ShapedArray(array.shape, array.dtype)
+        and placed.sharding == sharding
+        and not placed.committed
+        and bool(np.array_equal(placed, array))
+        and (not shares or placed.unsafe_buffer_pointer() == array.ctypes.data)
     )

@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import anyio
 
@@ -64,7 +64,7 @@ class Session:
         self._segment: Segment | None = None
         self._arena: Arena | None = None
         self._outgrown: list[Arena] = []
-        self._growing: asyncio.Future[int] | None = None
+        self._growing: asyncio.Future[Any] | None = None
         self._stages: Stages | None = None
         self._conveyor: Conveyor[Ticket, Loaded] | None = None
         self._driver: asyncio.Task[None] | None = None
@@ -90,11 +90,12 @@ class Session:
         try:
             nbytes = slot_bytes(spec.layouts) * spec.depth
             try:
-                reserve = self._loop.run_in_executor(self._helper, self._reserve, nbytes)
+                allocation = self._loop.run_in_executor(self._helper, self._allocate, nbytes)
             except RuntimeError as error:  # can't start new thread
                 raise refusal(errno.EAGAIN, "the loader's threads") from error
-            await finish(reserve)
+            await finish(allocation)
             assert self._segment is not None
+            self._growing = self._loop.run_in_executor(self._helper, self._reserve)
             self._arena = Arena(
                 self._segment, depth=spec.depth, layouts=spec.layouts, reclaim=spec.reclaim
             )
@@ -107,9 +108,14 @@ class Session:
             await self.aclose()
             raise
 
-    def _reserve(self, nbytes: int) -> None:
+    def _allocate(self, nbytes: int) -> None:
         # In the thread, so that memory is owned as soon as it is there, cancelled or not.
         self._segment = self._spec.executor.allocate(nbytes)
+
+    def _reserve(self) -> None:
+        # While the executor starts, which has no use for the slots yet.
+        if isinstance(self._segment, SharedSegment):
+            self._segment.reserve()
 
     async def aclose(self) -> None:
         """End everything the session owns, in bounded time; harmless to repeat."""
@@ -182,6 +188,10 @@ class Session:
         spec = self._spec
         async with AsyncExitStack() as owned:
             executor = await owned.enter_async_context(spec.executor)
+            assert self._growing is not None
+            await finish(self._growing)
+            if spec.prepare is not None:
+                self._helper.submit(spec.prepare)
             self._stages = Stages(spec, self.meter, self._helper, self._lookup)
             if spec.fetch is not None:
                 fetcher = Fetcher(

@@ -62,7 +62,7 @@ class Feed(Protocol):
 @final
 @dataclass(frozen=True, slots=True)
 class SessionSpec:
-    """How a session is to run."""
+    """How a session is to run; ``prepare`` is called in a thread before the first ticket."""
 
     feed: Feed
     executor: Executor
@@ -75,6 +75,7 @@ class SessionSpec:
     retries: int = 0
     item_timeout: float | None = None
     caches: Mapping[int, Cache] | None = None
+    prepare: Callable[[], object] | None = None
 
 
 @final

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["Crew", "CrewSpec", "Death", "hold_sigpipe", "is_ending"]
 
 
+_EXIT_SECONDS = 0.15
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class CrewSpec:
@@ -193,6 +196,7 @@ class Crew:
     def end(self, grace_seconds: float = 0.0) -> list[Death]:
         """End every worker: idle ones leave by themselves, busy ones are killed after a grace.
 
+        One that has no work yet, or no more, gets `_EXIT_SECONDS`, if there is a grace at all.
         When this returns no worker can write to the slots any more. Answers that were sent
         can still be read from ``socket``. Returns how each worker ended.
         """
@@ -201,12 +205,13 @@ class Crew:
         lanes, self._lanes = self._lanes, []
         if grace_seconds > 0:
             self._dismiss()
-            wait([lane.served for lane in lanes], grace_seconds)
+            self._await(lanes, grace_seconds)
         for lane in lanes:
-            if grace_seconds == 0 or not lane.served.done():
+            if not lane.served.done():
                 lane.kill()
         # An idle worker ends like any process, and may have something to do on its way out.
-        impatience = threading.Timer(max(grace_seconds, 0.05), _kill_all, (lanes,))
+        patience = _EXIT_SECONDS if grace_seconds > 0 else _EXIT_SECONDS / 3
+        impatience = threading.Timer(patience, _kill_all, (lanes,))
         try:
             impatience.start()
         except RuntimeError:  # there is no thread left for patience
@@ -226,6 +231,14 @@ class Crew:
     def close(self) -> None:
         """Close the loader's end of the queue."""
         self.socket.close()
+
+    def _await(self, lanes: list[_Lane], grace_seconds: float) -> None:
+        wait([lane.served for lane in lanes], grace_seconds)
+        for index, lane in enumerate(lanes):
+            board = worker.Board(self._spec.segment.buffer, self._spec.board_offset, index)
+            if board.read()[0] != worker.Board.IDLE and not lane.served.done():
+                lane.kill()
+        wait([lane.served for lane in lanes], max(_EXIT_SECONDS - grace_seconds, 0))
 
     def _dismiss(self) -> None:
         # Packets that nobody has taken yet would be worked on before the end is seen.

@@ -63,8 +63,9 @@ class ProcessExecutor:
 
     def allocate(self, nbytes: int) -> Segment:
         """Allocate the slots' memory, with the workers' board behind it."""
-        self._board_offset = -(-nbytes // _PAGE) * _PAGE
-        self._segment = SharedSegment(self._board_offset + Board.nbytes(self._work.num_workers))
+        board = self._board_offset = -(-nbytes // _PAGE) * _PAGE
+        nbytes = board + Board.nbytes(self._work.num_workers)
+        self._segment = SharedSegment(nbytes, reserved_from=board)
         return self._segment
 
     async def __aenter__(self) -> ProcessExecutor:

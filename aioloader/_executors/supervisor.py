@@ -31,7 +31,7 @@ DEATHS_PER_ROW = 3
 """How many workers one row may end before it is given up."""
 
 _STARTS_WITHOUT_PROGRESS = 3
-_GRACE_SECONDS = 0.15
+_GRACE_SECONDS = 0.03  # about a chunk: an item that takes longer may take any time
 _READS_PER_WAKE = 64
 _QUEUE_FULL = (errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM)
 

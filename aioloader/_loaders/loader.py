@@ -189,6 +189,7 @@ class Loader(Checkpointable, Generic[D]):
             retries=self._work.retries,
             item_timeout=self._work.item_timeout,
             caches=self._caches.by_layout_key,
+            prepare=self._placer.prepare,
         )
         session = Session(spec, self._tickets())
         self._meter = session.meter

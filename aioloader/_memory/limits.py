@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["cgroup_folders", "mib", "read_number", "require_memory"]
 
 _ROOT = Path("/")
+_UNLIMITED = 1 << 60  # version 1 of cgroups says so by a large number
 _SMALLER = "use a smaller depth or batch_size"
 
 
@@ -34,8 +35,9 @@ def require_memory(nbytes: int, *, shared: bool = False, root: Path = _ROOT) -> 
     once the memory is written to, and a limit of the process show as a bare error number.
     ``shared`` memory counts as a file, too. ``root`` is where ``/proc`` and ``/sys`` are.
     """
-    room = min(_rooms(shared, root), key=lambda room: room.nbytes, default=None)
-    if room is not None and nbytes > room.nbytes:
+    rooms = _too_small(nbytes, shared, root)
+    room = min(rooms, key=lambda room: room.nbytes, default=None)
+    if room is not None:
         remedy = f"{_SMALLER}, or {room.remedy}" if room.remedy else _SMALLER
         raise MemoryError(
             f"the loader's slots need {mib(nbytes)}, and {mib(room.nbytes)} are available "
@@ -77,43 +79,51 @@ def mib(nbytes: int) -> str:
     return f"{nbytes / 2**20:,.1f} MiB"
 
 
-def _rooms(shared: bool, root: Path) -> Iterator[_Room]:
+def _too_small(nbytes: int, shared: bool, root: Path) -> Iterator[_Room]:
     for line in _read(root / "proc/meminfo").splitlines():
-        if line.startswith("MemAvailable:"):
+        if line.startswith("MemAvailable:") and nbytes > int(line.split()[1]) * 1024:
             yield _Room(int(line.split()[1]) * 1024, "on this machine (MemAvailable)")
     for folder in cgroup_folders("memory", root):
-        yield from _cgroup_room(folder)
+        yield from _cgroup_too_small(folder, nbytes)
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    pages = _read(root / "proc/self/statm").split()
-    if limit != resource.RLIM_INFINITY and pages:
-        used = int(pages[0]) * resource.getpagesize()
+    pages = "" if limit == resource.RLIM_INFINITY else _read(root / "proc/self/statm")
+    if pages and nbytes > limit - (used := int(pages.split()[0]) * resource.getpagesize()):
         where = f"in this process's address space (RLIMIT_AS: {mib(limit)}, {mib(used)} in use)"
         yield _Room(max(limit - used, 0), where, "raise `ulimit -v`")
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if shared and limit != resource.RLIM_INFINITY:
+    if shared and limit != resource.RLIM_INFINITY and nbytes > limit:
         where = f"in one file, which is what workers share (RLIMIT_FSIZE: {mib(limit)})"
         yield _Room(limit, where, "raise `ulimit -f`")
 
 
-def _cgroup_room(folder: Path) -> Iterator[_Room]:
+def _cgroup_too_small(folder: Path, nbytes: int) -> Iterator[_Room]:
     for limit_name, usage_name, prefix in (
         ("memory.max", "memory.current", ""),
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
     ):
-        limit, used = read_number(folder / limit_name), read_number(folder / usage_name)
-        if limit is None or used is None:
+        limit = read_number(folder / limit_name)
+        if limit is None or limit >= _UNLIMITED:
             continue
-        # The kernel drops pages of files before it kills anybody, those in use last.
-        cached = 0
-        for line in _read(folder / "memory.stat").splitlines():
-            name, _, value = line.partition(" ")
-            if name in (f"{prefix}inactive_file", f"{prefix}active_file"):
-                cached += int(value)
-        where = (
-            f"in the cgroup {folder} ({limit_name}: {mib(limit)}, {mib(used)} in use, "
-            f"{mib(cached)} of that are cached files)"
-        )
-        yield _Room(max(limit - used + cached, 0), where, f"raise its {limit_name}")
+        used = read_number(folder / usage_name)
+        if used is None or nbytes <= limit - used:
+            continue
+        cached = _cached(folder, prefix)
+        if nbytes > limit - used + cached:
+            where = (
+                f"in the cgroup {folder} ({limit_name}: {mib(limit)}, {mib(used)} in use, "
+                f"{mib(cached)} of that are cached files)"
+            )
+            yield _Room(max(limit - used + cached, 0), where, f"raise its {limit_name}")
+
+
+def _cached(folder: Path, prefix: str) -> int:
+    # The kernel drops pages of files before it kills anybody, those in use last.
+    cached = 0
+    for line in _read(folder / "memory.stat").splitlines():
+        name, _, value = line.partition(" ")
+        if name in (f"{prefix}inactive_file", f"{prefix}active_file"):
+            cached += int(value)
+    return cached
 
 
 def _hierarchies(controller: str, root: Path) -> Iterator[tuple[str, str, str]]:
@@ -134,5 +144,5 @@ def _hierarchies(controller: str, root: Path) -> Iterator[tuple[str, str, str]]:
 
 def _read(path: Path) -> str:
     with contextlib.suppress(OSError):
-        return path.read_text()
+        return path.read_bytes().decode()  # half of what `read_text` takes
     return ""

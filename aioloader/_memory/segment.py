@@ -36,23 +36,31 @@ class SharedSegment:
     """Memory that other processes map from a descriptor handed to them.
 
     It has no name, so nothing is left when every process that maps it is gone, however
-    they end. The whole block is reserved at once: a machine without the space says so
-    here, and not with a SIGBUS in a worker later.
+    they end. The whole block is reserved before it is used: a machine without the space says
+    so then, and not with a SIGBUS in a worker later. What lies before ``reserved_from`` is
+    reserved by `reserve`, which takes a millisecond for every few MiB.
     """
 
-    def __init__(self, nbytes: int) -> None:
+    def __init__(self, nbytes: int, *, reserved_from: int = 0) -> None:
         require_memory(nbytes, shared=True)
         self.nbytes = nbytes
+        self._unreserved = reserved_from
         self.descriptor = anonymous_file("aioloader-arena")
         try:
             with _arithmetic(nbytes, "reserving it"):
                 os.ftruncate(self.descriptor, nbytes)
-                _reserve(self.descriptor, 0, nbytes)
+                _reserve(self.descriptor, reserved_from, nbytes - reserved_from)
             with _arithmetic(nbytes, "mapping it"):
                 self.buffer: mmap.mmap | None = mmap.mmap(self.descriptor, nbytes)
         except BaseException:
             os.close(self.descriptor)
             raise
+
+    def reserve(self) -> None:
+        """Reserve what has not been yet; not to be called while others may close this."""
+        with _arithmetic(self.nbytes, "reserving it"):
+            _reserve(self.descriptor, 0, self._unreserved)
+        self._unreserved = 0
 
     def grow(self, nbytes: int) -> None:
         """Add memory behind the block, which then has ``nbytes``, and another ``buffer``.
@@ -100,7 +108,7 @@ def anonymous_file(name: str) -> int:
 
 
 def _reserve(descriptor: int, start: int, nbytes: int) -> None:
-    if hasattr(os, "posix_fallocate"):
+    if nbytes and hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, start, nbytes)
 
 

@@ -64,6 +64,7 @@ class Work:
 
     ``fill(item, arrays, seed)`` is what users write. `batch` calls it for all rows of a batch,
     for loaders that work on whatever a function returns: in one call, which costs them least.
+    ``depth`` is how many batches are ahead of the one in use.
     """
 
     items: Sequence[Any]
@@ -82,6 +83,11 @@ class Work:
     def batches(self) -> int:
         """The number of batches that are to come."""
         return self.limit or len(self.items) // self.batch_size - self.start
+
+    @property
+    def slots(self) -> int:
+        """The batches that exist, for loaders that are asked for that: one is in use."""
+        return self.depth + 1
 
     @property
     def cuts(self) -> Cuts:

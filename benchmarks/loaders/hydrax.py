@@ -40,7 +40,7 @@ def epoch(work: Work) -> Iterator[Iterator[Row]]:
     with Dataloader(
         Fill(work),
         group,
-        depth=work.depth,
+        depth=work.slots,
         loader_count=work.num_workers,
         deterministic=work.ordered,
         start_at=(0, work.start),

@@ -23,7 +23,7 @@ def opened(work: Work, **options: Any) -> Loader[Any]:
     )
     settings: dict[str, Any] = {
         "num_workers": work.num_workers,
-        "depth": work.depth,
+        "depth": work.slots,
         "deterministic": work.ordered,
         "start_at": (0, work.start),
         "end_at": ("batch", work.start + work.batches),

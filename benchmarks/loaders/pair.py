@@ -43,7 +43,7 @@ class Ring:
         self._work = work
         self._size = slot_bytes(work)
         self._fd = os.memfd_create("ring")
-        os.ftruncate(self._fd, self._size * work.depth)
+        os.ftruncate(self._fd, self._size * work.slots)
         self._memory = mmap.mmap(self._fd, 0)
         np.frombuffer(self._memory, np.uint8)[:: mmap.PAGESIZE] = 0
         self._tasks, self._done, self._workers = [], [], []
@@ -56,7 +56,7 @@ class Ring:
         command = (sys.executable, "-m", "benchmarks.loaders.worker", "ring")
         worker = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=given)
         assert worker.stdin is not None
-        pickle.dump((self._work, *given, self._work.depth), worker.stdin)
+        pickle.dump((self._work, *given, self._work.slots), worker.stdin)
         worker.stdin.close()
         for end in given[1:]:
             os.close(end)
@@ -66,7 +66,7 @@ class Ring:
 
     def batches(self) -> Iterator[Row]:
         """Yield batches in order; workers take turns."""
-        work, depth, workers = self._work, self._work.depth, len(self._workers)
+        work, depth, workers = self._work, self._work.slots, len(self._workers)
         arrays = [work.views(self._memory, slot * self._size) for slot in range(depth)]
         for number in range(min(depth, work.batches)):
             os.write(self._tasks[number % workers], RECORD.pack(number, number))

@@ -26,5 +26,5 @@ def run(setting: Setting) -> dict[str, Any]:
     """Run an epoch so many batches ahead; their memory does not count."""
     given = replace(tiny.work(setting, 5), depth=int(setting.case))
     figures = growth_items.measure(setting, given)
-    slots = given.depth * (-(-given.batch_bytes // 4096) * 4096)
+    slots = given.slots * (-(-given.batch_bytes // 4096) * 4096)
     return figures | {"pss_mib": figures["pss_mib"] - slots / (1 << 20)}

@@ -66,9 +66,9 @@ def test_where_jax_is_another_device_put_itself_is_used(
     monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     """What is not there, asks for something else or gives something else is left alone."""
-    from jax._src.interpreters import pxla
+    from jax._src.lib import xla_client
 
-    real = pxla.batched_device_put
+    real = xla_client.batched_device_put
 
     def other(aval: Any, sharding: Any, arrays: Any, devices: Any, committed: bool) -> Any:
         if broken == "values":
@@ -76,11 +76,12 @@ def test_where_jax_is_another_device_put_itself_is_used(
         return real(aval, sharding, arrays, devices, committed=True)
 
     if broken == "no module":
-        monkeypatch.setattr(putting, "_INNER", ("jax._src.nothing", "batched_device_put"))
+        monkeypatch.setattr(putting, "_INNER", ("nothing", "batched_device_put"))
     elif broken == "no name":
-        monkeypatch.setattr(putting, "_INNER", ("jax._src.interpreters.pxla", "nothing"))
+        monkeypatch.setattr(putting, "_INNER", ("xla_client", "nothing"))
     else:
-        monkeypatch.setattr(pxla, "batched_device_put", _gone if broken == "signature" else other)
+        function = _gone if broken == "signature" else other
+        monkeypatch.setattr(xla_client, "batched_device_put", function)
     assert putting._inner() is None
     monkeypatch.undo()
     assert put({"a": np.arange(3.0, dtype="float32")}, None)["a"].tolist() == [0.0, 1.0, 2.0]
