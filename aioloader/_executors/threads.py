@@ -82,12 +82,6 @@ class _Chunk:
         self.given = given
         self.outcome: Filled | ItemError | None = None
 
-    @property
-    def is_wanted(self) -> bool:
-        """Whether anybody waits for it still."""
-        fill = self.fill
-        return fill is not None and not fill.job.abandoned
-
     def release(self) -> None:
         """Let go of the slot."""
         self.given, self.hold = (), None
@@ -135,8 +129,9 @@ class _Thread:
         _call_soon(self._loop, self.ended.set)
 
     def _run(self, chunk: _Chunk) -> Filled | ItemError | None:
-        def mark(row: int) -> None:
-            if not chunk.is_wanted:
+        def mark(row: int) -> None:  # for each row: calls cost as much as tiny items
+            fill = chunk.fill
+            if fill is None or fill.job.abandoned:  # nobody waits for it any more
                 raise _Abandoned
             self.row = row
 
