@@ -64,7 +64,7 @@ class Session:
         self._segment: Segment | None = None
         self._arena: Arena | None = None
         self._outgrown: list[Arena] = []
-        self._growing: asyncio.Future[Any] | None = None
+        self._helping: asyncio.Future[Any] | None = None  # what must end before the memory does
         self._stages: Stages | None = None
         self._conveyor: Conveyor[Ticket, Loaded] | None = None
         self._driver: asyncio.Task[None] | None = None
@@ -95,7 +95,7 @@ class Session:
                 raise refusal(errno.EAGAIN, "the loader's threads") from error
             await finish(allocation)
             assert self._segment is not None
-            self._growing = self._loop.run_in_executor(self._helper, self._reserve)
+            self._helping = self._loop.run_in_executor(self._helper, self._reserve)
             self._arena = Arena(
                 self._segment, depth=spec.depth, layouts=spec.layouts, reclaim=spec.reclaim
             )
@@ -117,6 +117,12 @@ class Session:
         if isinstance(self._segment, SharedSegment):
             self._segment.reserve()
 
+    def _prepare(self) -> None:
+        # While workers start. What fails here fails again where it is needed, and is told there.
+        if self._spec.prepare is not None:
+            with contextlib.suppress(Exception):
+                self._spec.prepare()
+
     async def aclose(self) -> None:
         """End everything the session owns, in bounded time; harmless to repeat."""
         if self._closing:
@@ -126,8 +132,8 @@ class Session:
         try:
             if self._driver is not None:
                 await finish(asyncio.gather(self._driver, return_exceptions=True))
-            if self._growing is not None:
-                await finish(asyncio.gather(self._growing, return_exceptions=True))
+            if self._helping is not None:
+                await finish(asyncio.gather(self._helping, return_exceptions=True))
         finally:
             for arena in self._outgrown:
                 arena.close()
@@ -166,8 +172,8 @@ class Session:
             segment.grow(base + slot_bytes(layouts) * depth)
             return base
 
-        self._growing = self._loop.run_in_executor(self._helper, grow)
-        base = await finish(self._growing)
+        self._helping = self._loop.run_in_executor(self._helper, grow)
+        base = await finish(self._helping)
         assert self._arena is not None
         self._outgrown.append(self._arena)
         self._loans.clear()  # what is still on loan there has the same numbers
@@ -188,10 +194,9 @@ class Session:
         spec = self._spec
         async with AsyncExitStack() as owned:
             executor = await owned.enter_async_context(spec.executor)
-            assert self._growing is not None
-            await finish(self._growing)
-            if spec.prepare is not None:
-                self._helper.submit(spec.prepare)
+            assert self._helping is not None
+            await finish(self._helping)
+            self._helping = self._loop.run_in_executor(self._helper, self._prepare)
             self._stages = Stages(spec, self.meter, self._helper, self._lookup)
             if spec.fetch is not None:
                 fetcher = Fetcher(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -58,6 +59,26 @@ def test_slots_that_cannot_be_reserved_are_an_error_on_entering(
             return len([None async for _ in loader])
 
     assert run_on(loop, main()) == 8
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_leaving_waits_for_what_is_being_found_out(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """Nothing of a loader that has been left goes on; and an error there is no loader's."""
+    begun, done = threading.Event(), threading.Event()
+
+    def prepare() -> None:
+        begun.set()
+        time.sleep(0.1)
+        done.set()
+        if fails:
+            raise OSError("no device to ask")
+
+    monkeypatch.setattr("aioloader._device.placement.prepare", prepare)
+    async with loader_of(2, num_workers=0):
+        await until(begun.is_set)
+    assert done.is_set()
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
