@@ -19,7 +19,7 @@ Put = Callable[[np.ndarray], jax.Array]
 
 # Most of what `jax.device_put` does is for transformations and shardings, and takes six times as
 # long as the call that it ends in. That one is no part of JAX's interface: it is asked for by
-# name, and used only where it has been seen to give just what `device_put` gives.
+# name, and used only where it has been seen to give what `device_put` is documented to.
 _INNER = ("xla_client", "batched_device_put")
 _PLAIN = frozenset("?bBhHiIefF")  # these mean the same whatever `jax_enable_x64` says
 

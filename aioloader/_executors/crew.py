@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Crew", "CrewSpec", "Death", "hold_sigpipe", "is_ending"]
 
-
 _EXIT_SECONDS = 0.15
 
 
@@ -207,11 +206,10 @@ class Crew:
             self._dismiss()
             self._await(lanes, grace_seconds)
         for lane in lanes:
-            if not lane.served.done():
+            if grace_seconds == 0 or not lane.served.done():
                 lane.kill()
         # An idle worker ends like any process, and may have something to do on its way out.
-        patience = _EXIT_SECONDS if grace_seconds > 0 else _EXIT_SECONDS / 3
-        impatience = threading.Timer(patience, _kill_all, (lanes,))
+        impatience = threading.Timer(_EXIT_SECONDS, _kill_all, (lanes,))
         try:
             impatience.start()
         except RuntimeError:  # there is no thread left for patience
