@@ -235,7 +235,11 @@ class Recipe(Protocol):
 
 
 class Segment(Protocol):
-    """One block of memory that the loader and its executor both reach."""
+    """One block of memory that the loader and its executor both reach.
+
+    Where it has a method ``reserve()``, that is called in a thread while the executor starts,
+    and before the memory is used; it may block.
+    """
 
     @property
     def nbytes(self) -> int: ...
@@ -303,7 +307,10 @@ class Executor(Protocol):
     """Who does the work. An async context manager: entering starts it, leaving ends it."""
 
     def allocate(self, nbytes: int) -> Segment:
-        """Allocate memory that both sides can reach. May block; called once, before entering."""
+        """Allocate memory that both sides can reach; called once, on the loop, before entering.
+
+        What would block the loop is the segment's to do: see :class:`Segment`.
+        """
 
     async def fill(
         self,

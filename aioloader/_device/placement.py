@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, final
@@ -10,7 +11,7 @@ import anyio
 import jax
 import numpy as np
 
-from aioloader._device.putting import prepare, put, put_at_once
+from aioloader._device.putting import is_started, prepare, put, put_at_once
 from aioloader.errors import LayoutError
 
 if TYPE_CHECKING:
@@ -85,10 +86,22 @@ class Placer:
         """Whether the strategy is a function of the user's."""
         return self._function is not None
 
-    def prepare(self) -> None:
-        """Start JAX, if nobody has, and see what it has, so that the first batch need not."""
-        if self._target is None and self._function is None:
-            prepare()
+    def preparation(self) -> Callable[[], object] | None:
+        """Return what is to be called in a thread before anything is placed, if JAX has to start.
+
+        Where it has started already, what takes a millisecond is done here.
+        """
+        if not is_started():
+            return self._prepare
+        self._prepare()
+        return None
+
+    def _prepare(self) -> None:
+        # What fails here fails again where it is needed, and is told there.
+        with contextlib.suppress(Exception):
+            _first_device()
+            if self._target is None and self._function is None:
+                prepare()
 
     def check(self, layouts: Layouts, where: str) -> None:
         """Raise :class:`LayoutError` for jax dtypes that this JAX is set not to have."""

@@ -25,7 +25,7 @@ from aioloader._memory.arena import PAGE, Arena, ArenaSlot, slot_bytes
 from aioloader._memory.segment import SharedSegment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from aioloader._engine.stages import Feed
     from aioloader.protocols import Layouts, Segment, Ticket
@@ -88,14 +88,10 @@ class Session:
         self._lookup = ThreadPoolExecutor(1, "aioloader-lookup")
         spec = self._spec
         try:
-            nbytes = slot_bytes(spec.layouts) * spec.depth
-            try:
-                allocation = self._loop.run_in_executor(self._helper, self._allocate, nbytes)
-            except RuntimeError as error:  # can't start new thread
-                raise refusal(errno.EAGAIN, "the loader's threads") from error
-            await finish(allocation)
-            assert self._segment is not None
-            self._helping = self._loop.run_in_executor(self._helper, self._reserve)
+            self._segment = spec.executor.allocate(slot_bytes(spec.layouts) * spec.depth)
+            reserve = getattr(self._segment, "reserve", None)
+            if reserve is not None:  # while the executor starts, which has no use for slots yet
+                self._help(reserve)
             self._arena = Arena(
                 self._segment, depth=spec.depth, layouts=spec.layouts, reclaim=spec.reclaim
             )
@@ -108,20 +104,13 @@ class Session:
             await self.aclose()
             raise
 
-    def _allocate(self, nbytes: int) -> None:
-        # In the thread, so that memory is owned as soon as it is there, cancelled or not.
-        self._segment = self._spec.executor.allocate(nbytes)
-
-    def _reserve(self) -> None:
-        # While the executor starts, which has no use for the slots yet.
-        if isinstance(self._segment, SharedSegment):
-            self._segment.reserve()
-
-    def _prepare(self) -> None:
-        # While workers start. What fails here fails again where it is needed, and is told there.
-        if self._spec.prepare is not None:
-            with contextlib.suppress(Exception):
-                self._spec.prepare()
+    def _help(self, function: Callable[[], object]) -> asyncio.Future[Any]:
+        """Call a function in the helper thread; memory is not given back before it ends."""
+        try:
+            self._helping = self._loop.run_in_executor(self._helper, function)
+        except RuntimeError as error:  # can't start new thread
+            raise refusal(errno.EAGAIN, "the loader's threads") from error
+        return self._helping
 
     async def aclose(self) -> None:
         """End everything the session owns, in bounded time; harmless to repeat."""
@@ -172,8 +161,7 @@ class Session:
             segment.grow(base + slot_bytes(layouts) * depth)
             return base
 
-        self._helping = self._loop.run_in_executor(self._helper, grow)
-        base = await finish(self._helping)
+        base = await finish(self._help(grow))
         assert self._arena is not None
         self._outgrown.append(self._arena)
         self._loans.clear()  # what is still on loan there has the same numbers
@@ -194,9 +182,10 @@ class Session:
         spec = self._spec
         async with AsyncExitStack() as owned:
             executor = await owned.enter_async_context(spec.executor)
-            assert self._helping is not None
-            await finish(self._helping)
-            self._helping = self._loop.run_in_executor(self._helper, self._prepare)
+            if self._helping is not None:
+                await finish(self._helping)
+            if spec.prepare is not None:
+                await finish(self._help(spec.prepare))
             self._stages = Stages(spec, self.meter, self._helper, self._lookup)
             if spec.fetch is not None:
                 fetcher = Fetcher(

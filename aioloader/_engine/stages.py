@@ -62,7 +62,7 @@ class Feed(Protocol):
 @final
 @dataclass(frozen=True, slots=True)
 class SessionSpec:
-    """How a session is to run; ``prepare`` is called in a thread while workers start."""
+    """How a session is to run; ``prepare`` is called in a thread before the first ticket."""
 
     feed: Feed
     executor: Executor

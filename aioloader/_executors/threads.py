@@ -7,6 +7,7 @@ import contextlib
 import errno
 import itertools
 import queue
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -192,6 +193,9 @@ class ThreadExecutor:
         self._numbers = itertools.count()
         self._cost = RowCost()
         self._pending = 0
+        self._alone: asyncio.TimerHandle | None = None  # set while the first fill has no company
+        self._held: list[tuple[Any, ...]] = []
+        self._is_new = True
         self._timer: asyncio.TimerHandle | None = None
         limit = work.item_timeout
         self._tick = 0.0 if limit is None else limit / 5
@@ -246,10 +250,33 @@ class ThreadExecutor:
         """Do what `fill` does without waiting: ``on_done`` is called once there is a result."""
         return self._begin(Job(len(rows), on_done), slot, rows, items, seeds)
 
-    def _begin(
-        self, job: Job, slot: Slot, rows: Sequence[int], items: Sequence[object], seeds: Any
-    ) -> Job:
+    def _begin(self, job: Job, *given: Any) -> Job:
         assert self._threads
+        if self._alone is not None:
+            self._held.append((job, *given))
+            return job
+        if self._is_new:
+            # Threads that compute would keep the lock from the loop until they have done all that
+            # there is for them: so the first batch goes ahead, for as long as threads may do that.
+            self._is_new = False
+            loop = asyncio.get_running_loop()
+            self._alone = loop.call_later(sys.getswitchinterval(), self._go_on)
+        self._start(job, *given)
+        return job
+
+    def _go_on(self) -> None:
+        """Have the threads do what has come behind the first fill; harmless to repeat."""
+        if self._alone is not None:
+            self._alone.cancel()
+            self._alone = None
+        held, self._held = self._held, []
+        for job, *given in held:
+            if not job.abandoned:
+                self._start(job, *given)
+
+    def _start(
+        self, job: Job, slot: Slot, rows: Sequence[int], items: Sequence[object], seeds: Any
+    ) -> None:
         spans = [(0, len(rows))]
         if self._count > 1:  # somebody is there to share it with
             spans = cut(len(rows), self._count, self._cost.seconds, waiting=self._pending)
@@ -261,16 +288,19 @@ class ThreadExecutor:
             given = views, items[start:stop], seeds[start:stop]
             number = next(self._numbers)
             self._chunks.put(_Chunk(number, fill, start, rows[start:stop], slot.hold, *given))
-        return job
 
     def _settle(self, fill: _Fill) -> None:
         self._pending -= len(fill.ended)
-        for chunk in fill.ended:
-            if isinstance(chunk.outcome, Filled):
-                self._cost.add(len(chunk.rows), chunk.outcome.seconds)
-                fill.job.finish(chunk, chunk.outcome)
-            elif chunk.outcome is not None:
-                fill.job.fail(chunk.outcome)
+        try:
+            for chunk in fill.ended:
+                if isinstance(chunk.outcome, Filled):
+                    self._cost.add(len(chunk.rows), chunk.outcome.seconds)
+                    fill.job.finish(chunk, chunk.outcome)
+                elif chunk.outcome is not None:
+                    fill.job.fail(chunk.outcome)
+        finally:
+            if self._alone is not None:
+                self._go_on()
 
     def _look(self) -> None:
         assert self._watch is not None
@@ -290,6 +320,9 @@ class ThreadExecutor:
             late.retired = True  # it ends with the item that it is at
 
     def _dismiss(self) -> list[_Thread]:
+        if self._alone is not None:
+            self._alone.cancel()
+        self._held.clear()
         threads, self._threads = self._threads, []
         for _ in threads:
             self._chunks.put(None)

@@ -189,7 +189,7 @@ class Loader(Checkpointable, Generic[D]):
             retries=self._work.retries,
             item_timeout=self._work.item_timeout,
             caches=self._caches.by_layout_key,
-            prepare=self._placer.prepare,
+            prepare=self._placer.preparation(),
         )
         session = Session(spec, self._tickets())
         self._meter = session.meter

@@ -1,9 +1,12 @@
-"""Entering: all memory is there before the first batch, and a thread asks JAX what it has."""
+"""Entering: all memory is there before the first batch, and JAX is, without blocking the loop."""
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -11,8 +14,7 @@ from typing import Any
 import pytest
 from support import both_loops, run_on, simple_group, simple_load, until
 
-from aioloader import Loader
-from aioloader._device import putting
+from aioloader import Loader, ThreadExecutor
 from aioloader._memory import segment as segments
 
 
@@ -62,7 +64,7 @@ def test_slots_that_cannot_be_reserved_are_an_error_on_entering(
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_leaving_waits_for_what_is_being_found_out(
+async def test_entering_that_is_cancelled_waits_for_what_is_being_found_out(
     monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
     """Nothing of a loader that has been left goes on; and an error there is no loader's."""
@@ -75,26 +77,101 @@ async def test_leaving_waits_for_what_is_being_found_out(
         if fails:
             raise OSError("no device to ask")
 
+    monkeypatch.setattr("aioloader._device.placement.is_started", lambda: False)
     monkeypatch.setattr("aioloader._device.placement.prepare", prepare)
-    async with loader_of(2, num_workers=0):
-        await until(begun.is_set)
-    assert done.is_set()
+    entering = asyncio.ensure_future(loader_of(2, num_workers=0).__aenter__())
+    await until(begun.is_set)
+    entering.cancel()
+    await asyncio.wait([entering])
+    assert (entering.cancelled(), done.is_set()) == (True, True)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("started", [False, True])
+async def test_what_cannot_be_found_out_is_no_error_of_the_loader(
+    monkeypatch: pytest.MonkeyPatch, started: bool, fails: bool
+) -> None:
+    """What JAX has is asked for before the first batch, once."""
+    asked: list[str] = []
+
+    def prepare() -> None:
+        asked.append(threading.current_thread().name.rpartition("_")[0])
+        if fails:
+            raise OSError("no device to ask")
+
+    monkeypatch.setattr("aioloader._device.placement.is_started", lambda: started)
+    monkeypatch.setattr("aioloader._device.placement.prepare", prepare)
+    async with loader_of(2, num_workers=0) as loader:
+        assert asked == ["" if started else "aioloader-helper"]
+        assert len([None async for _ in loader]) == 8
+
+
+_JAX_IS_NOT_UP = """
+import threading
+import jax
+import aioloader
+
+asked = []
+
+def noted(function):
+    def call(*args, **options):
+        asked.append(threading.current_thread().name)
+        return function(*args, **options)
+    return call
+
+for name in ("local_devices", "default_backend", "devices"):
+    setattr(jax, name, noted(getattr(jax, name)))
+
+def load(item, arrays, seed):
+    arrays["x"][...] = item
+
+async def main():
+    group = aioloader.DataGroup(4, range(8), loader_arrays={{"x": ((), "int32", "int32")}})
+    options = {{"num_workers": {num_workers}, "end_at": ("epoch", 1)}}
+    async with aioloader.Loader(load, group, **options) as loader:
+        return [batch.arrays["x"].tolist() async for batch in loader]
+
+assert aioloader.run(main()) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+print(asked[0])
+"""
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-async def test_what_jax_has_is_found_out_in_a_thread(
-    monkeypatch: pytest.MonkeyPatch, num_workers: int
-) -> None:
-    """Before the first batch if there is time for it, and not by the event loop."""
+def test_jax_is_started_by_a_thread(num_workers: int) -> None:
+    """It may take seconds, in which the event loop goes on."""
+    script = _JAX_IS_NOT_UP.format(num_workers=num_workers)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("aioloader-helper_0\n", "")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_memory_of_any_kind_is_reserved_in_a_thread(fails: bool) -> None:
+    """`reserve` of an executor's own segment may block; what it raises is raised by entering."""
     asked: list[str] = []
-    real = putting.prepare
 
-    def prepare() -> None:
-        asked.append(threading.current_thread().name)
-        real()
+    class Reserved:
+        def __init__(self, nbytes: int) -> None:
+            self.nbytes = nbytes
+            self.buffer: Any = bytearray(nbytes)
 
-    monkeypatch.setattr("aioloader._device.placement.prepare", prepare)
-    putting._inner.cache_clear()
-    async with loader_of(2, num_workers=num_workers):
-        await until(lambda: putting._inner.cache_info().currsize == 1)
-    assert [name.rpartition("_")[0] for name in asked] == ["aioloader-helper"]
+        def reserve(self) -> None:
+            asked.append(threading.current_thread().name)
+            if fails:
+                raise MemoryError("the room is taken")
+
+        def close(self) -> None:
+            self.buffer = None
+
+    def executor(work: Any) -> Any:
+        threads = ThreadExecutor(work)
+        threads.allocate = Reserved  # type: ignore[assignment]
+        return threads
+
+    loader = loader_of(2, executor=executor)
+    if fails:
+        with pytest.raises(MemoryError, match="the room is taken"):
+            await loader.__aenter__()
+    else:
+        async with loader:
+            assert len([None async for _ in loader]) == 8
+    assert asked == ["aioloader-helper_0"]
