@@ -29,7 +29,7 @@ demo: $(INSTALLED) ## Train a small model; Ctrl-C saves it, DEMO_ARGS=--resume g
 	@$(RUN) examples/train_bytes.py $(DEMO_ARGS)
 
 test: lint $(TYPES) ## Run the linter, the type checker and the tests (PYTEST_ARGS=..., TEST_PROCESSES=0)
-	$(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	$(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(INSTALLED) ## Check the code with ruff
 	$(RUN) -m ruff check .
