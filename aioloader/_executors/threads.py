@@ -271,8 +271,14 @@ class ThreadExecutor:
             self._alone = None
         held, self._held = self._held, []
         for job, *given in held:
-            if not job.abandoned:
+            if job.abandoned:
+                continue
+            try:
                 self._start(job, *given)
+            except Exception as error:  # who began it has gone on
+                _slot, rows, *_rest = given
+                job.expect(1)
+                job.fail(Failure.capture(error).to_item_error(rows[0]))
 
     def _start(
         self, job: Job, slot: Slot, rows: Sequence[int], items: Sequence[object], seeds: Any
@@ -280,14 +286,17 @@ class ThreadExecutor:
         spans = [(0, len(rows))]
         if self._count > 1:  # somebody is there to share it with
             spans = cut(len(rows), self._count, self._cost.seconds, waiting=self._pending)
-        job.expect(len(spans))
         fill = _Fill(job, len(spans), self._settle)
         views = RowViews(slot.arrays, 0)  # of this loan: they keep it
-        self._pending += len(spans)
+        chunks = []
         for start, stop in spans:
             given = views, items[start:stop], seeds[start:stop]
             number = next(self._numbers)
-            self._chunks.put(_Chunk(number, fill, start, rows[start:stop], slot.hold, *given))
+            chunks.append(_Chunk(number, fill, start, rows[start:stop], slot.hold, *given))
+        job.expect(len(chunks))
+        self._pending += len(chunks)
+        for chunk in chunks:
+            self._chunks.put(chunk)
 
     def _settle(self, fill: _Fill) -> None:
         self._pending -= len(fill.ended)

@@ -94,6 +94,24 @@ async def test_where_it_fails_the_others_go_on() -> None:
 
 
 @pytest.mark.usefixtures("_locks_are_kept")
+async def test_what_cannot_begin_behind_it_fails_and_the_others_go_on() -> None:
+    """Whoever wants it waits elsewhere by then."""
+
+    class Uncut(list[int]):
+        def __getitem__(self, index: Any) -> Any:
+            raise LookupError("not to be cut")
+
+    async with bench(Noting(), "threads") as b:
+        first = asyncio.ensure_future(b.fill([0]))
+        failing = asyncio.ensure_future(b.fill(Uncut([1])))
+        last = asyncio.ensure_future(b.fill([2]))
+        assert (await first).x[:1] == [0]
+        with pytest.raises(ItemError, match="not to be cut"):
+            await failing
+        assert (await last).x[:1] == [2]
+
+
+@pytest.mark.usefixtures("_locks_are_kept")
 async def test_when_it_is_cancelled_the_others_go_on() -> None:
     load = Noting()
     async with bench(load, "threads") as b:
