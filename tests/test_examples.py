@@ -11,11 +11,15 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 from support import descendants, is_alive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SHORT = ("--steps", "400", "--batch-size", "4", "--window", "32")
@@ -37,6 +41,16 @@ class Ended:
     def figures(self) -> dict[str, str]:
         """The last line's ``name=value`` pairs."""
         return dict(re.findall(r"(\S+)=(\S+)", self.lines[-1]))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Half of what a short run takes is compiling; all programs of this file share what comes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+        yield
 
 
 def start(*command: str) -> subprocess.Popen[str]:
