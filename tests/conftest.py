@@ -13,6 +13,7 @@ import pytest
 import support
 import uvloop
 
+from aioloader._executors.forkserver import ForkContext, server
 from aioloader.testing import no_leaks
 
 if TYPE_CHECKING:
@@ -43,6 +44,20 @@ def _jax_is_up() -> None:
 @pytest.fixture(autouse=True)
 def _nothing_left_behind(_jax_is_up: None) -> Iterator[None]:
     with no_leaks():
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warm_server(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Keep one fork server for a file that asks for it, so that its workers start in no time."""
+    if not getattr(request.module, "WARM_SERVER", False):
+        yield
+        return
+    with server.use():
+        process = ForkContext().Process(target=int)  # once it has run, the server is up
+        process.start()
+        process.join()
+        process.close()
         yield
 
 

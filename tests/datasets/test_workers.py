@@ -25,6 +25,8 @@ from aioloader import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+WARM_SERVER = True
+
 
 def same(left: Any, right: Any) -> bool:
     """Tell whether two elements are equal, in their types too."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+WARM_SERVER = True
+
 ON_LOOPS = ["asyncio", "uvloop"]
 
 
