@@ -29,6 +29,7 @@ demo: $(INSTALLED) ## Train a small model; Ctrl-C saves it, DEMO_ARGS=--resume g
 	@$(RUN) examples/train_bytes.py $(DEMO_ARGS)
 
 test: lint $(TYPES) ## Run the linter, the type checker and the tests (PYTEST_ARGS=..., TEST_PROCESSES=0)
+	@$(RUN) -m compileall -q aioloader  # once, also where Python is told to write no bytecode
 	$(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(INSTALLED) ## Check the code with ruff

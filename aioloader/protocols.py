@@ -119,7 +119,9 @@ class Seeds(Sequence[int]):
             counters = np.arange(rows.start, rows.stop, rows.step).astype(np.uint64)
         else:
             counters = np.asarray(rows, dtype=np.uint64)
-        z = (counters + np.uint64(self.start)) * _STEP + np.uint64(self.key)
+        z = counters + np.uint64(self.start)
+        z *= _STEP
+        z += np.uint64(self.key)
         z &= _MASK63
         z ^= z >> np.uint64(30)
         z *= _MIX_A

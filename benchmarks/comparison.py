@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import compileall
 import subprocess
 import time
 from pathlib import Path
@@ -30,6 +31,8 @@ def main(names: Sequence[str], arguments: Sequence[str] = ()) -> None:
     asked = parser.parse_args(arguments)
     form = Form(not asked.full, tuple(asked.loader or ()), asked.rounds, asked.scale)
     python = bench_python()
+    for package in ("aioloader", "benchmarks"):  # what pip has installed is compiled, too
+        compileall.compile_dir(ROOT / package, quiet=1)
     results: Results = {}
     told = str(asked.rounds or ("5, teardown 3" if asked.full else "3, teardown 2"))
     for name in names or NAMES:

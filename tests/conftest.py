@@ -47,18 +47,26 @@ def _nothing_left_behind(_jax_is_up: None) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _warm_server(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Keep one fork server for a file that asks for it, so that its workers start in no time."""
-    if not getattr(request.module, "WARM_SERVER", False):
-        yield
-        return
+@pytest.fixture(scope="session", autouse=True)
+def _warm_server() -> Iterator[None]:
+    """Keep one fork server, so that workers start in no time; it is nobody's leak."""
     with server.use():
         process = ForkContext().Process(target=int)  # once it has run, the server is up
         process.start()
         process.join()
         process.close()
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cold_server(request: pytest.FixtureRequest, _warm_server: None) -> Iterator[None]:
+    """Have no fork server before the first loader, in a file that asks for that."""
+    if not getattr(request.module, "COLD_SERVER", False):
+        yield
+        return
+    server.release()
+    yield
+    server.retain()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import cloudpickle
 
-from aioloader._memory.segment import anonymous_file
+from aioloader._memory.mapping import anonymous_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

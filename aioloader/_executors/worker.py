@@ -23,7 +23,7 @@ from aioloader._executors.parts import Part
 from aioloader._executors.recipes import BEAT, RowFailed, fill_rows, fill_spans
 from aioloader._faults import Fault, Trigger
 from aioloader._memory.layout import KEPT_ROWS, RowViews, layout_bytes, view
-from aioloader._memory.segment import map_descriptor
+from aioloader._memory.mapping import map_descriptor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable

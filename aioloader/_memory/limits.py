@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+from aioloader._memory.mapping import mib
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["cgroup_folders", "mib", "read_number", "require_memory"]
+__all__ = ["cgroup_folders", "read_number", "require_memory"]
 
 _ROOT = Path("/")
 _UNLIMITED = 1 << 60  # version 1 of cgroups says so by a large number
@@ -72,15 +74,6 @@ def read_number(path: Path) -> int | None:
     """Return the number in a file of the kernel's, or None where there is none ("max")."""
     text = _read(path).strip()
     return int(text) if text.isdecimal() else None
-
-
-def mib(nbytes: int) -> str:
-    """Write bytes as mebibytes.
-
-    >>> mib(3 << 19)
-    '1.5 MiB'
-    """
-    return f"{nbytes / 2**20:,.1f} MiB"
 
 
 def _too_small(nbytes: int, shared: bool, root: Path) -> Iterator[_Room]:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import mmap
 import os
-import tempfile
-from typing import TYPE_CHECKING, final
+from typing import final
 
-from aioloader._memory.limits import mib, require_memory
+from aioloader._memory.limits import require_memory
+from aioloader._memory.mapping import anonymous_file, explained
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-__all__ = ["PrivateSegment", "SharedSegment", "anonymous_file", "map_descriptor"]
+__all__ = ["PrivateSegment", "SharedSegment"]
 
 
 @final
@@ -47,10 +42,10 @@ class SharedSegment:
         self._unreserved = reserved_from
         self.descriptor = anonymous_file("aioloader-arena")
         try:
-            with _arithmetic(nbytes, "reserving it"):
+            with explained(nbytes, "reserving it"):
                 os.ftruncate(self.descriptor, nbytes)
                 _reserve(self.descriptor, reserved_from, nbytes - reserved_from)
-            with _arithmetic(nbytes, "mapping it"):
+            with explained(nbytes, "mapping it"):
                 self.buffer: mmap.mmap | None = mmap.mmap(self.descriptor, nbytes)
         except BaseException:
             os.close(self.descriptor)
@@ -58,7 +53,7 @@ class SharedSegment:
 
     def reserve(self) -> None:
         """Reserve what has not been yet; not to be called while others may close this."""
-        with _arithmetic(self.nbytes, "reserving it"):
+        with explained(self.nbytes, "reserving it"):
             _reserve(self.descriptor, 0, self._unreserved)
         self._unreserved = 0
 
@@ -71,10 +66,10 @@ class SharedSegment:
         more = nbytes - self.nbytes
         require_memory(more, shared=True)
         try:
-            with _arithmetic(more, "reserving it"):
+            with explained(more, "reserving it"):
                 os.ftruncate(self.descriptor, nbytes)
                 _reserve(self.descriptor, self.nbytes, more)
-            with _arithmetic(nbytes, "mapping it"):
+            with explained(nbytes, "mapping it"):
                 self.buffer = mmap.mmap(self.descriptor, nbytes)
         except BaseException:
             os.ftruncate(self.descriptor, self.nbytes)
@@ -88,40 +83,6 @@ class SharedSegment:
             os.close(self.descriptor)
 
 
-def map_descriptor(descriptor: int, nbytes: int) -> mmap.mmap:
-    """Map a segment that another process made, and close the descriptor."""
-    try:
-        with _arithmetic(nbytes, "mapping it in a worker"):
-            return mmap.mmap(descriptor, nbytes)
-    finally:
-        os.close(descriptor)
-
-
-def anonymous_file(name: str) -> int:
-    """Return a descriptor of new memory that has no name in any file system."""
-    create: Callable[[str, int], int] | None = getattr(os, "memfd_create", None)
-    if create is not None:
-        return create(name, os.MFD_CLOEXEC)
-    # Elsewhere: a file that is unlinked before anybody can see it.
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
-
-
 def _reserve(descriptor: int, start: int, nbytes: int) -> None:
     if nbytes and hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, start, nbytes)
-
-
-@contextlib.contextmanager
-def _arithmetic(nbytes: int, doing: str) -> Iterator[None]:
-    """Turn the system's refusal of memory into one that says how much was asked for."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG):
-            raise
-        raise MemoryError(
-            f"the loader's slots need {mib(nbytes)} of shared memory, and {doing} failed "
-            f"({error.strerror}): use a smaller depth or batch_size, or raise this process's "
-            "limits (`ulimit -v`, `ulimit -f`)"
-        ) from error

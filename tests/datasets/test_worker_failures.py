@@ -24,8 +24,6 @@ from aioloader import (
 from aioloader._datasets.iterators import DatasetIterator
 from aioloader._datasets.options import DatasetOptions
 
-WARM_SERVER = True
-
 COUNTS = (1, 2, 3)
 
 

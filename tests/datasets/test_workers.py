@@ -25,8 +25,6 @@ from aioloader import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WARM_SERVER = True
-
 
 def same(left: Any, right: Any) -> bool:
     """Tell whether two elements are equal, in their types too."""

@@ -25,8 +25,6 @@ from aioloader.protocols import Seeds, Work
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-WARM_SERVER = True
-
 
 def load(item: int, arrays: Any, seed: int | None) -> dict[str, object] | None:
     """Write what depends on item and seed, and return something for every third."""

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-WARM_SERVER = True
-
 ON_LOOPS = ["asyncio"]  # but for what is marked otherwise
 on_both_loops = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
 

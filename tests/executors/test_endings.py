@@ -14,7 +14,6 @@ from support import until
 if TYPE_CHECKING:
     from pathlib import Path
 
-WARM_SERVER = True
 ON_LOOPS = ["asyncio"]
 
 

@@ -15,7 +15,6 @@ from aioloader.errors import ItemError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WARM_SERVER = True
 ON_LOOPS = ["asyncio"]
 
 IN_WORKERS = sorted(POINTS.keys() - {"fetch", "cache_write", "rebuild", "shutdown"})

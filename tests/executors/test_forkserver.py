@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ON_LOOPS = ["asyncio"]
+COLD_SERVER = True
 
 
 def plain(item: Any, arrays: Any, seed: int | None) -> None:

@@ -24,8 +24,6 @@ from aioloader.protocols import Work
 if TYPE_CHECKING:
     from pathlib import Path
 
-WARM_SERVER = True
-
 ON_LOOPS = ["asyncio"]  # but for what is marked otherwise
 on_both_loops = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
 

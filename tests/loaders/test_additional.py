@@ -22,8 +22,6 @@ from aioloader import DataGroup, Loader
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WARM_SERVER = True
-
 ARRAYS = {"x": ((), "int32", "int32")}
 ROWS, ITEMS = 4, 8
 

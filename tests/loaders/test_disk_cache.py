@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from aioloader import Batch
 
-WARM_SERVER = True
-
 LOADER = {"x": ((4,), "int32", "int32"), "y": ((), "float64", "float32")}
 CACHE = {"code": ((2,), "float32", "float32"), "norm": ((), "float16", "float32")}
 

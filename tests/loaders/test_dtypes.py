@@ -16,8 +16,6 @@ from aioloader import DataGroup, LayoutError, Loader
 if TYPE_CHECKING:
     from pathlib import Path
 
-WARM_SERVER = True
-
 SAME = [
     *("bool", "int8", "int16", "int32", "uint8", "uint16", "uint32"),
     *("float16", "float32", "complex64", "bfloat16"),

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from aioloader.protocols import Segment, Slot
 
-WARM_SERVER = True
-
 ARRAYS = {"x": ((2,), "int32", "int32")}
 
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-WARM_SERVER = True
-
 ON_LOOPS = ["asyncio", "uvloop"]
 
 

@@ -12,8 +12,6 @@ from support import run_on
 
 from aioloader import DataGroup, Loader, LoadError
 
-WARM_SERVER = True
-
 ARRAYS = {"x": ((), "int32", "int32")}
 ODD: dict[str, type[BaseException]] = {
     "StopIteration": StopIteration,

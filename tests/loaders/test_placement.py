@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from aioloader import Batch
 
-WARM_SERVER = True
-
 ARRAYS = {"x": ((3,), "int32", "float32"), "y": ((), "uint8", "uint8")}
 CACHE = {"code": ((2,), "float32", "float32")}
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-WARM_SERVER = True
-
 ARRAYS = {"x": ((2,), "int32", "int32")}
 
 

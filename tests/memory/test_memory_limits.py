@@ -192,7 +192,8 @@ print(asyncio.run(outcome(1)))
 
 def test_a_worker_that_cannot_map_the_memory_says_how_much_it_is(tmp_path: Path) -> None:
     text = """
-from aioloader._memory.segment import SharedSegment, map_descriptor
+from aioloader._memory.mapping import map_descriptor
+from aioloader._memory.segment import SharedSegment
 segment = SharedSegment(64 * MIB)
 pages = int(open("/proc/self/statm").read().split()[0])
 limit(resource.RLIMIT_AS, pages * resource.getpagesize() + MIB)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from aioloader._memory.segment import PrivateSegment, SharedSegment, map_descriptor
+from aioloader._memory.mapping import map_descriptor
+from aioloader._memory.segment import PrivateSegment, SharedSegment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,7 @@ TOO_MUCH = 1 << 50
 
 READER = """
 import sys
-from aioloader._memory.segment import map_descriptor
+from aioloader._memory.mapping import map_descriptor
 block = map_descriptor(int(sys.argv[1]), 8192)
 assert block[:5] == b"hello", block[:5]
 block[8187:] = b"world"
