@@ -123,8 +123,9 @@ class Placer:
             return False
         known = self._quick.get(id(layouts))
         if known is None or known[0] is not layouts:
-            known = self._quick[id(layouts)] = layouts, self._is_free(layouts)
-        return known[1] and jax.default_backend() == "cpu"
+            quick = self._is_free(layouts) and jax.default_backend() == "cpu"
+            known = self._quick[id(layouts)] = layouts, quick
+        return known[1]
 
     def _is_free(self, layouts: Layouts) -> bool:
         if any(a.numpy_dtype != a.jax_dtype for a in layouts.values()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import deque
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeAlias, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeAlias, TypeVar, final
 
 import anyio
 
@@ -92,7 +92,7 @@ class Conveyor(Generic[K, V]):
         begin: Callable[[K, Any, Settle], Passage | None] | None = None,
     ) -> None:
         self._tickets = tickets
-        self._ticket: K | None = None  # drawn, and without a permit yet
+        self._ticket: Any = None  # drawn, and without a permit yet
         self._work = work
         self._gate = gate
         self._draw = draw
@@ -106,7 +106,7 @@ class Conveyor(Generic[K, V]):
         self._begun: deque[Outcome[K, V]] = deque()
         self._passages: dict[Outcome[K, V], Passage] = {}
         self._idle: list[asyncio.Future[None]] = []
-        self._exhausted = False
+        self._exhausted = self._stopping = False
         self.loading = 0
         self.failure: BaseException | None = None
 
@@ -126,6 +126,7 @@ class Conveyor(Generic[K, V]):
         if self._feeding is not None:
             # A cancellation alone passes by who waits for what has just come: the feeder could
             # go on for ever with the permits of the jobs that are cancelled.
+            self._stopping = True
             self._feeding.cancel()
         self._group.cancel_scope.cancel()
         for outcome, passage in self._passages.items():
@@ -185,6 +186,7 @@ class Conveyor(Generic[K, V]):
     def stop_feeding(self) -> None:
         """Begin no more tickets; those under way go on."""
         if self._feeding is not None:
+            self._stopping = True
             self._feeding.cancel()
             self._changed()
 
@@ -193,7 +195,7 @@ class Conveyor(Generic[K, V]):
         scope = self._feeding
         if self._draw is None and scope is not None:
             try:
-                self._feed_now(scope)
+                self._feed_now()
             finally:
                 if self._exhausted:
                     scope.cancel()  # the feeder waits for a permit, and has no ticket
@@ -208,7 +210,7 @@ class Conveyor(Generic[K, V]):
                     if self._draw is not None and self._ticket is None:
                         self._ticket = await self._draw(self._tickets)
                         self._exhausted = self._ticket is None
-                    if self._feed_now(scope):  # at first there is a permit for each of many
+                    if self._feed_now():  # at first there is a permit for each of many
                         await asyncio.sleep(0)
                     else:
                         await self._gate.wait()
@@ -218,15 +220,15 @@ class Conveyor(Generic[K, V]):
             self._exhausted = True
             self._changed()
 
-    def _feed_now(self, scope: anyio.CancelScope) -> bool:
+    def _feed_now(self) -> bool:
         """Begin a few tickets; returns False where the next one has to wait for a permit."""
         try:
             for _ in range(_FED_AT_ONCE):
-                if self._exhausted or scope.cancel_called:
+                if self._exhausted or self._stopping:
                     break
                 if self._ticket is None and (self._draw is not None or not self._draw_now()):
                     break
-                permit = self._gate.grant(cast("K", self._ticket))
+                permit = self._gate.grant(self._ticket)
                 if permit is None:
                     return False
                 self._begin(permit)
@@ -243,7 +245,7 @@ class Conveyor(Generic[K, V]):
         return not self._exhausted
 
     def _begin(self, permit: Any) -> None:
-        outcome: Outcome[K, V] = Outcome(cast("K", self._ticket), permit)
+        outcome: Outcome[K, V] = Outcome(self._ticket, permit)
         self._ticket = None
         if self._ordered:
             self._belt.append(outcome)

@@ -25,7 +25,7 @@ from aioloader._memory.arena import PAGE, Arena, ArenaSlot, slot_bytes
 from aioloader._memory.segment import SharedSegment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from aioloader._engine.stages import Feed
     from aioloader.protocols import Layouts, Segment, Ticket
@@ -245,10 +245,12 @@ class Session:
             raise self._conveyor.failure
         return True
 
-    async def changed(self, timeout: float | None = None) -> bool:
+    def changed(self, timeout: float | None = None) -> Awaitable[bool]:
         """Wait until it is worth to look again; returns False after ``timeout`` seconds."""
-        if self._conveyor is not None:
-            return await self._conveyor.changed(timeout)
+        belt = self._conveyor
+        return self._begun(timeout) if belt is None else belt.changed(timeout)
+
+    async def _begun(self, timeout: float | None) -> bool:
         with anyio.move_on_after(timeout) as scope:
             await self._opened.wait()
         return not scope.cancelled_caught

@@ -144,7 +144,7 @@ class Stages:
 
     def _cache(self, slot: ArenaSlot) -> Cache | None:
         caches = self._spec.caches
-        return None if caches is None else caches.get(slot.layout_key)
+        return caches.get(slot.layout_key) if caches else None
 
     def finished(self, ticket: Ticket, slot: ArenaSlot, placed: Placed) -> Loaded:
         """Let go of the slot, which is the consumer's now."""

@@ -290,9 +290,11 @@ class ThreadExecutor:
         views = RowViews(slot.arrays, 0)  # of this loan: they keep it
         chunks = []
         for start, stop in spans:
-            given = views, items[start:stop], seeds[start:stop]
+            mine, given = rows, (views, items, seeds)
+            if len(spans) > 1:
+                mine, given = rows[start:stop], (views, items[start:stop], seeds[start:stop])
             number = next(self._numbers)
-            chunks.append(_Chunk(number, fill, start, rows[start:stop], slot.hold, *given))
+            chunks.append(_Chunk(number, fill, start, mine, slot.hold, *given))
         job.expect(len(chunks))
         self._pending += len(chunks)
         for chunk in chunks:

@@ -35,12 +35,14 @@ class GroupFeed:
         for group in self._groups:
             placer.check(group.loader_layouts or {}, "loader_arrays")
             placer.check(group.cache_layouts or {}, "cache_arrays")
+        self._quick = tuple(group.take_is_quick(group.batch_size) for group in self._groups)
         self.tickets_are_slow = any(group.batch_size > _QUICK_ROWS for group in self._groups)
         self.layouts: tuple[Layouts, ...] = tuple(_layouts(group) for group in self._groups)
 
     def group(self, ticket: Ticket) -> DataGroup[Any]:
         """Return the ticket's group."""
-        return self._groups[self.layout_key(ticket)]
+        offset = self._first_validation if ticket.validation else 0  # four times a batch: no call
+        return self._groups[ticket.group + offset]
 
     def layout_key(self, ticket: Ticket) -> int:
         """Return the ordinal of the ticket's group among all."""
@@ -52,7 +54,7 @@ class GroupFeed:
 
     def items_are_quick(self, ticket: Ticket) -> bool:
         """Tell whether that takes well under a millisecond."""
-        return self.group(ticket).take_is_quick(ticket.rows)
+        return self._quick[self.layout_key(ticket)]
 
     def place(self, ticket: Ticket, slot: ArenaSlot, extras: Extras) -> Placed:
         """Place a loaded batch, and check what a strategy of the user's made of it."""

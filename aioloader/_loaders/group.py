@@ -275,9 +275,9 @@ def gather(data: Sequence[Any], indices: range | np.ndarray) -> Sequence[Any]:
     array: Any = data
     if isinstance(indices, range) and indices.step == 1:
         if _is_built_in(array):
-            return cast("Sequence[Any]", array[indices.start : indices.stop])
+            return array[indices.start : indices.stop]  # type: ignore[no-any-return]
     elif isinstance(array, np.ndarray):
-        return cast("Sequence[Any]", array[np.asarray(indices)])
+        return array[np.asarray(indices)]  # type: ignore[no-any-return]
     positions = indices.tolist() if isinstance(indices, np.ndarray) else indices
     if type(data) is range:
         start, step = data.start, data.step

@@ -162,8 +162,7 @@ class Loader(Checkpointable, Generic[D]):
         self._references = References()
 
     def __repr__(self) -> str:
-        state = "not running" if self._running is None else repr(self._running)
-        return f"<Loader: at {self._progress.position}, {state}>"
+        return f"<Loader: at {self._progress.position}, {self._running or 'not running'}>"
 
     # Running --------------------------------------------------------------------------------
 
@@ -171,8 +170,8 @@ class Loader(Checkpointable, Generic[D]):
         if self._running is not None:
             raise RuntimeError("this loader is entered already; make another for another loop")
         self._executor = self._make_executor(self._work)
-        self._interrupted, self._interrupt_next = self._interrupt_next, False
-        self._restart_pending = False
+        self._interrupted = self._interrupt_next
+        self._interrupt_next = self._restart_pending = False
         self._failed.clear()
         self._progress = Progress(self._start.position, self._start.ahead)
         self._references = References()
@@ -236,15 +235,15 @@ class Loader(Checkpointable, Generic[D]):
             LoadError: The next batch could not be loaded; the call after goes on behind it.
             BatchTimeoutError: Nothing became ready in time.
         """
-        # A consumer that never waits would keep the loop from what it has to do.
         session = self._session()
         session.kick()
         if session.peek() is not None:
-            await asyncio.sleep(0)  # a fifth of what a checkpoint of anyio's costs
+            await asyncio.sleep(0)  # else who never waits keeps the loop from its work
+            session = self._session()
         if self._caches.by_layout_key:
             await self._caches.room()
-        while True:
             session = self._session()
+        while True:
             if self._restart_pending:
                 self._restart(session)
             batch = self._take(session)
@@ -255,6 +254,7 @@ class Loader(Checkpointable, Generic[D]):
                 await wait_changed(session, self._timeout, self._depth, self._references)
             finally:
                 self._meter.waited(time.perf_counter() - started)
+            session = self._session()
 
     def interrupt(self) -> None:
         """End the stream after the batches that are already loaded; callable from any thread.
@@ -290,7 +290,8 @@ class Loader(Checkpointable, Generic[D]):
         self._failed.clear()
         self._progress.passed(ticket.position)
         self._tally.deliver(ticket)
-        keep = self._caches.keeper(self._feed.layout_key(ticket))
+        caches = self._caches
+        keep = caches.keeper(self._feed.layout_key(ticket)) if caches.by_layout_key else None
         batch = make_batch(self._feed.group(ticket), loaded, keep)
         self._references.note(ticket.position, batch)
         return batch

@@ -29,7 +29,7 @@ _FIRST_WAIT_SECONDS = 200e-6
 _LAST_WAIT_SECONDS = 2e-3
 _RARE_WAIT_SECONDS = 20e-3
 _FEW_WAITS = 4
-_OFTEN_SECONDS = 0.5e-3
+_SOON_SECONDS = 0.5e-3
 
 
 def slot_bytes(layouts: tuple[Layouts, ...]) -> int:
@@ -140,8 +140,9 @@ class Arena:
         self._watches: list[weakref.ref[Any] | None] = [None] * depth
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._wait_seconds = self._patience = _FIRST_WAIT_SECONDS
+        self._wait_seconds = _FIRST_WAIT_SECONDS
         self._latest = -math.inf  # when a batch was delivered last
+        self._comes_soon = False
 
     def __repr__(self) -> str:
         return f"<Arena: {self.on_loan} of {self.depth} slots on loan>"
@@ -184,18 +185,17 @@ class Arena:
     def deliver(self, index: int) -> None:
         """Note that the consumer has slot ``index``: from now on it comes back without a word."""
         self._delivered.add(index)
-        before, self._latest = self._latest, time.monotonic()
-        # A consumer that will soon be here again looks then, by `kick`.
-        often = self._latest - before < _OFTEN_SECONDS
-        self._patience = _LAST_WAIT_SECONDS if often else _FIRST_WAIT_SECONDS
-        if self._waiter is not None:
-            self._look_within(self._patience)
+        self._latest = time.monotonic()
+        if self._waiter is not None and not self._comes_soon:
+            self._look_within(_FIRST_WAIT_SECONDS)
 
     def kick(self, feed: Callable[[], object] | None = None) -> None:
         """Look at once for slots that have become free: the consumer has just moved on.
 
         ``feed`` may lend them at once; whoever waits is woken for what is left.
         """
+        # A consumer that soon comes back will do so again, and look then.
+        self._comes_soon = time.monotonic() - self._latest < _SOON_SECONDS
         if self._waiter is None:
             return
         waiter, self._waiter = self._waiter, None  # wakes nobody for what `feed` is to take
@@ -207,12 +207,15 @@ class Arena:
             self._waiter = waiter
             self._wake()
         if self._delivered:
-            self._look_within(self._patience)
+            self._look_within(self._patience())
+
+    def _patience(self) -> float:
+        return _LAST_WAIT_SECONDS if self._comes_soon else _FIRST_WAIT_SECONDS
 
     def _look_soon(self) -> None:
         self._reclaim()
         if self._delivered:
-            self._look_within(self._patience)
+            self._look_within(self._patience())
         elif self._timer is None:  # one that rings too early costs less than to set it anew
             self._look_after(_RARE_WAIT_SECONDS)
 
@@ -285,7 +288,7 @@ class Arena:
 
     def _ended(self, index: int, _watch: object) -> None:
         # Runs wherever the last reference died: on any thread, inside any statement.
-        self._forget(index)
+        self._watches[index] = None
         try:
             if threading.get_ident() == self._thread and self._audit is None:
                 self._give(index)

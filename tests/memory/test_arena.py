@@ -388,24 +388,32 @@ async def test_it_looks_often_only_for_what_a_consumer_has() -> None:
     arena.close()
 
 
-async def test_a_consumer_that_comes_often_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It looks for itself, and a timer for each of its batches would cost more than they do."""
+async def test_a_consumer_that_comes_back_soon_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It looks for itself, and a look at each of its batches would cost more than they do.
+
+    What something else still reads when it is back, such as a computation, is looked for.
+    """
     now = 0.0
     monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: now))
     arena = make_arena(1)
     slot = await arena.acquire(0, ROWS)
     waiting = asyncio.ensure_future(arena.acquire(0, ROWS))
     await until(lambda: arena.starved)
-    arena.deliver(slot.index)
-    for pause, wait in (
-        (0.9 * module._OFTEN_SECONDS, module._LAST_WAIT_SECONDS),
-        (1.1 * module._OFTEN_SECONDS, module._FIRST_WAIT_SECONDS),
-        (0.0, module._LAST_WAIT_SECONDS),
-    ):
-        now += pause
-        arena._look_after(module._RARE_WAIT_SECONDS)  # as after a look that found nothing lent
+    soon, late = 0.9 * module._SOON_SECONDS, 1.1 * module._SOON_SECONDS
+    first, last, rare = (getattr(module, f"_{x}_WAIT_SECONDS") for x in ("FIRST", "LAST", "RARE"))
+    expected = first  # of a consumer that nothing is known of
+    seen = [(late, first, first), (soon, first, rare), (soon, last, rare), (late, first, first)]
+    for pause, when_back, then in seen:
+        arena._look_after(rare)  # as after a look that found nothing lent
         arena.deliver(slot.index)
-        assert arena._wait_seconds == wait
+        assert arena._wait_seconds == expected
+        now += pause
+        arena.kick()
+        assert arena._wait_seconds == when_back
+        now += 1.0  # in which the next batch is loaded
+        expected = then
     slot.release()
     await waiting
     arena.close()
