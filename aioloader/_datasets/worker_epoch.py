@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Chunk", "Crew", "Epoch", "Manning"]
 
+_WHAT_RECIPES_NEED = "aioloader._datasets.map_dataset"
 _SPARE_SLOTS = 3
 _SPARE_SLOTS_AWAITING = 16
 
@@ -164,7 +165,7 @@ class Opener:
 
     def _executor(self, work: Work) -> ProcessExecutor:
         try:
-            return ProcessExecutor(work)
+            return ProcessExecutor(work, preload=_WHAT_RECIPES_NEED)
         except TypeError as error:
             error.add_note(f"It is in {_culprit(self.recipe, self.manning)}")
             raise

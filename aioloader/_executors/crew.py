@@ -40,6 +40,7 @@ class CrewSpec:
     nice: int
     pickled_work: bytes
     faults: tuple[Fault, ...] = ()
+    preload: str = ""
 
 
 @final

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-from aioloader._executors.forkserver_main import REQUEST
+from aioloader._executors.forkserver_main import PRELOAD, REQUEST
 from aioloader._executors.limits import (
     REFUSALS,
     explained,
@@ -100,6 +100,14 @@ class ForkServer:
             except ConnectionError:  # the server was killed; the next one takes over
                 self._stop()
                 return self._request(descriptors)
+
+    def preload(self, module: str) -> None:
+        """Have a module imported once, for all children to come; does not wait for it."""
+        with self._lock, contextlib.suppress(OSError):  # then children import it
+            self._ensure_running()
+            assert self._socket is not None
+            name = module.encode()
+            self._socket.sendall(PRELOAD + len(name).to_bytes(2, "big") + name)
 
     def _request(self, descriptors: list[int]) -> tuple[int, int]:
         self._ensure_running()

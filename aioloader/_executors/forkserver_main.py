@@ -14,11 +14,11 @@ import sys
 from multiprocessing import forkserver, resource_tracker, spawn
 from typing import Any
 
-__all__ = ["REQUEST", "serve"]
+__all__ = ["PRELOAD", "REQUEST", "serve"]
 
-REQUEST = b"fork"
+REQUEST, PRELOAD = b"fork", b"load"
 
-_PRELOAD = ("numpy", "cloudpickle", "concurrent.futures.process", "aioloader._executors.worker")
+_ALWAYS = ("numpy", "cloudpickle", "concurrent.futures.process", "aioloader._executors.worker")
 _MAX_DESCRIPTORS = 32
 
 
@@ -27,7 +27,7 @@ def serve(descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the program's to handle
     # Both were held back until here.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, signal.SIGPIPE])
-    for module in _PRELOAD:
+    for module in _ALWAYS:
         importlib.import_module(module)
     gc.collect()
     gc.freeze()
@@ -55,6 +55,9 @@ def _serve_request(requests: socket.socket, status: dict[int, int], own: list[An
     mark, descriptors, *_ = socket.recv_fds(requests, length, _MAX_DESCRIPTORS)
     if not mark:
         return False
+    if mark.startswith(PRELOAD):
+        _preload(requests.recv(int.from_bytes(mark[-2:], "big"), socket.MSG_WAITALL).decode())
+        return True
     sent, tracked = mark[-2:]
     if len(descriptors) < sent:  # there was no room for all of them here
         _refuse(errno.EMFILE, descriptors)
@@ -74,6 +77,15 @@ def _serve_request(requests: socket.socket, status: dict[int, int], own: list[An
     for fd in (child_r, *inherited):
         os.close(fd)
     return True
+
+
+def _preload(module: str) -> None:
+    """Import what the next children would each import for themselves."""
+    if module not in sys.modules:
+        with contextlib.suppress(Exception):  # a child that needs it will say why it fails
+            importlib.import_module(module)
+        gc.collect()
+        gc.freeze()
 
 
 def _refuse(number: int, descriptors: list[int]) -> None:

@@ -36,11 +36,13 @@ class ProcessExecutor:
 
     Rows go out in chunks, and every chunk is remembered until it is acknowledged, so that
     the death of a worker costs a second run of those chunks and nothing else. Owns the
-    workers, through a `Supervisor`.
+    workers, through a `Supervisor`. ``preload`` names a module that all workers will import:
+    it is imported once, before they are forked, and its memory is shared.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, *, preload: str = "") -> None:
         self._work = work
+        self._preload = preload
         self._pickled = pickle_work(work)
         self._ledger = Ledger()
         self._packer = Packer()
@@ -80,6 +82,7 @@ class ProcessExecutor:
             work.worker_nice,
             self._pickled,
             armed(),
+            self._preload,
         )
         self._supervisor = Supervisor(
             spec, self._ledger, whole=work.vectorized, limit=work.item_timeout

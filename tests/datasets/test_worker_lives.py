@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import os
 import threading
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from aioloader import (
     MultiprocessingOptions,
     is_worker,
 )
+from aioloader._executors.forkserver import ForkContext
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +40,29 @@ def test_functions_run_in_workers_as_far_as_that_changes_nothing() -> None:
     later = dataset.map_with_index(lambda i, e: (i, os.getpid()))
     with iter(manned(later)) as iterator:
         assert list(iterator) == [(i, os.getpid()) for i in range(7)]
+
+
+def private_mib() -> float:
+    """Return the memory that only this process has."""
+    with open("/proc/self/smaps_rollup") as lines:
+        sizes = [line.split() for line in list(lines)[1:]]
+    return sum(int(size[1]) for size in sizes if size[0].startswith("Private_")) / 1024
+
+
+def test_a_worker_has_little_memory_of_its_own(tmp_path: Path) -> None:
+    """What datasets consist of is imported once: 10 MiB above a process with numpy, at most."""
+    told = tmp_path / "bare"
+    program = (
+        f"{inspect.getsource(private_mib)}\nopen({str(told)!r}, 'w').write(str(private_mib()))"
+    )
+    bare = ForkContext().Process(target=exec, args=(program,))
+    bare.start()
+    bare.join()
+    bare.close()
+    dataset = MapDataset.range(40).map(lambda _: private_mib()).to_iter_dataset().batch(4)
+    with iter(manned(dataset)) as iterator:
+        most = max(batch.max() for batch in iterator)
+    assert most - float(told.read_text()) < 10
 
 
 def test_the_init_function_is_called_once_in_each_worker(tmp_path: Path) -> None:

@@ -87,6 +87,24 @@ def test_children_end_as_they_end_and_that_is_known() -> None:
         assert run_to_its_end(exec, "import sys; sys.exit(5)") == 5
 
 
+def test_what_is_preloaded_is_imported_once_for_all_children() -> None:
+    """What cannot be imported is left to them, and what is there already costs nothing."""
+    nine_without = "import os, sys; os._exit(0 if 'colorsys' in sys.modules else 9)"
+    with server.use():
+        assert run_to_its_end(exec, nine_without) == 9
+        for module in ("colorsys", "no.such.module", "colorsys", "änderung"):
+            server.preload(module)
+        (pid,) = server_pids()
+        for _ in range(2):
+            assert run_to_its_end(exec, nine_without) == 0
+        assert server_pids() == [pid]
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not is_alive(pid))
+        server.preload("colorsys")
+        assert run_to_its_end(exec, nine_without) == 0
+        assert server_pids() not in ([], [pid])
+
+
 def test_many_children_run_at_once() -> None:
     with server.use():
         children = [ForkContext().Process(target=os._exit, args=(n,)) for n in range(30)]
