@@ -96,19 +96,18 @@ async def test_where_it_fails_the_others_go_on() -> None:
 @pytest.mark.usefixtures("_locks_are_kept")
 async def test_what_cannot_begin_behind_it_fails_and_the_others_go_on() -> None:
     """Whoever wants it waits elsewhere by then."""
-
-    class Uncut(list[int]):
-        def __getitem__(self, index: Any) -> Any:
-            raise LookupError("not to be cut")
-
+    done = asyncio.Event()
     async with bench(Noting(), "threads") as b:
-        first = asyncio.ensure_future(b.fill([0]))
-        failing = asyncio.ensure_future(b.fill(Uncut([1])))
-        last = asyncio.ensure_future(b.fill([2]))
-        assert (await first).x[:1] == [0]
-        with pytest.raises(ItemError, match="not to be cut"):
-            await failing
-        assert (await last).x[:1] == [2]
+        first, _ = await begun(b, [0], lambda: None)
+        failing, failed = await begun(b, [1], lambda: None)
+        failing.release()
+        last, _ = await begun(b, [2], done.set)
+        await done.wait()
+        with pytest.raises(ItemError, match="has been released"):
+            failed.result()
+        assert [slot.arrays["x"][0] for slot in (first, last)] == [0, 2]
+        first.release()
+        last.release()
 
 
 @pytest.mark.usefixtures("_locks_are_kept")

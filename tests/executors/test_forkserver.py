@@ -235,6 +235,22 @@ def test_a_child_has_no_descriptors_but_those_that_it_was_given() -> None:
     assert codes[0] <= 3 + 2  # the standard ones, and both ends of its life
 
 
+async def test_workers_do_not_import_jax_nor_the_program() -> None:
+    """They have numpy, and what the user's function brings along."""
+
+    def load(item: Any, arrays: Any, seed: int | None) -> dict[str, Any]:
+        main_file = getattr(sys.modules["__main__"], "__file__", None)
+        return {"found": (sorted(sys.modules), main_file)}
+
+    async with bench(load) as b:
+        found = (await b.fill(range(ROWS))).extras["found"]
+    for names, main_file in found:
+        assert "numpy" in names
+        roots = {name.partition(".")[0] for name in names}
+        assert not roots & {"jax", "jaxlib", "pytest", "uvloop", "anyio"}
+        assert main_file is None
+
+
 def test_workers_use_one_thread_for_arithmetic_unless_told_otherwise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

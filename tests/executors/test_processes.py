@@ -8,7 +8,6 @@ import gc
 import hashlib
 import os
 import signal
-import sys
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -39,20 +38,6 @@ async def ask(question: Any, **options: Any) -> list[Any]:
 
 
 # What workers are ---------------------------------------------------------------------------------
-
-
-async def test_workers_do_not_import_jax_nor_the_program() -> None:
-    """They have numpy, and what the user's function brings along."""
-
-    def modules() -> Any:
-
-        return sorted(sys.modules), getattr(sys.modules["__main__"], "__file__", None)
-
-    for names, main_file in await ask(modules):
-        assert "numpy" in names
-        roots = {name.partition(".")[0] for name in names}
-        assert not roots & {"jax", "jaxlib", "pytest", "uvloop", "anyio"}
-        assert main_file is None
 
 
 async def test_load_may_import_jax_in_a_worker() -> None:
