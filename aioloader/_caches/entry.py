@@ -13,7 +13,7 @@ import xxhash
 
 from aioloader._caches.encoding import PickleRefused, decode_extras, encode_extras
 from aioloader._caches.identity import FORMAT
-from aioloader._caches.pages import fault_in
+from aioloader._caches.pages import fault_in, touch
 from aioloader._memory.layout import layout_bytes, take_rows
 
 if TYPE_CHECKING:
@@ -209,6 +209,8 @@ class EntryFormat:
         with memoryview(mapping) as whole:
             if verify:
                 require_blocks(whole[header.start :][: header.nbytes], checksums)
+            else:
+                touch(mapping)
             extras = self._extras(whole[header.size - header.extras_bytes :], header)
         return Entry(mapping, header.start, layouts, extras)
 

@@ -31,7 +31,6 @@ __all__ = ["TEMPORARY", "Temporary", "Writer", "is_left_over", "publish_bytes", 
 T = TypeVar("T")
 
 _CHUNK = 512 << 10  # a kernel that is never preempted keeps the loop from its core for a chunk
-_SMALL = 64 << 10
 _NICE = 10
 _STALLED_SECONDS = 30.0
 _END_SECONDS = 5.0
@@ -190,31 +189,32 @@ class _Job:
         self.extras: Mapping[str, Sequence[object]] | bytes = extras
         self._hold = hold
         self._pieces: deque[memoryview] = deque()
+        self._position = 0
 
     def encoded(self, pieces: Iterable[Any]) -> None:
-        small: list[Any] = []
-        for piece in pieces:
-            if len(piece) < _SMALL:
-                small.append(piece)
-                continue
-            self._append(b"".join(small))
-            self._append(piece)
-            small = []
-        self._append(b"".join(small))
+        self._pieces.extend(memoryview(piece) for piece in pieces if len(piece))
 
-    def _append(self, piece: Any) -> None:
-        if len(piece):
-            self._pieces.append(memoryview(piece))
+    def chunk(self) -> memoryview | bytes:
+        """Return what is to be written next, up to where a chunk of the file ends, or nothing.
 
-    @property
-    def rest(self) -> memoryview | None:
-        """What is left of the first piece, which is not empty."""
-        return self._pieces[0] if self._pieces else None
+        So the system can keep each chunk in one piece of memory, which takes less to map.
+        """
+        parts: list[memoryview] = []
+        room = _CHUNK - self._position % _CHUNK
+        for piece in self._pieces:
+            parts.append(piece[:room])
+            room -= len(parts[-1])
+            if room == 0:
+                break
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def written(self, count: int) -> None:
-        piece = self._pieces.popleft()
-        if count < len(piece):
-            self._pieces.appendleft(piece[count:])
+        self._position += count
+        while count:
+            piece = self._pieces.popleft()
+            if count < len(piece):
+                self._pieces.appendleft(piece[count:])
+            count -= min(count, len(piece))
 
     def drop(self) -> None:
         self.arrays, self.extras, self._hold = {}, {}, None
@@ -361,9 +361,8 @@ class Writer:
             file = await aiofiles.open(
                 descriptor, "wb", buffering=0, closefd=False, executor=thread
             )
-            while (rest := job.rest) is not None:
-                await call(_nothing)
-                job.written(await file.write(rest[:_CHUNK]))
+            while chunk := await call(job.chunk):
+                job.written(await file.write(chunk))
             if self._fsync:
                 await call(os.fsync, descriptor)
             folder, (*folders, name) = self._directory, job.key.path

@@ -6,8 +6,10 @@ import contextlib
 import errno
 import mmap
 import os
+import resource
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from disk_bench import Warnings, fill, is_right, key, opened, path_of
 
@@ -24,7 +26,9 @@ PAGE = mmap.PAGESIZE
 
 @contextlib.contextmanager
 def mapped(path: Path, size: int) -> Iterator[tuple[mmap.mmap, int]]:
-    path.write_bytes(os.urandom(size))
+    with path.open("wb", buffering=0) as file:
+        while size > 0:  # in pieces, none of which is mapped by one fault
+            size -= file.write(os.urandom(min(size, 64 << 10)))
     descriptor = os.open(path, os.O_RDWR)
     mapping = mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
     try:
@@ -51,6 +55,17 @@ def test_a_file_that_has_become_shorter_is_an_answer(tmp_path: Path) -> None:
     with mapped(tmp_path / "file", 8 * PAGE) as (mapping, descriptor):
         os.ftruncate(descriptor, PAGE)
         assert not pages.fault_in(mapping, descriptor)
+
+
+def test_who_reads_a_mapping_that_has_been_touched_has_no_faults(tmp_path: Path) -> None:
+    """They were another thread's, which had the time."""
+    with mapped(tmp_path / "file", 8 << 20) as (mapping, _):
+        pages.touch(mapping)
+        whole = np.frombuffer(mapping, np.uint64)
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+        whole.max()
+        assert resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before < 16
+        del whole
 
 
 async def test_pages_that_the_system_cannot_read_are_damage(

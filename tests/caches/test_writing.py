@@ -166,23 +166,42 @@ async def test_an_error_in_any_step_costs_the_entry(tmp_path: Path) -> None:
     assert "further failures are only counted" in warnings[0]
 
 
-async def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system may take less than it is given."""
+class Taking:
+    """A file that takes a share of what it is given, and notes up to where it was asked to."""
+
+    def __init__(self, file: Any, share: float) -> None:
+        self._file, self._share, self._size = file, share, 0
+        self.asked: list[int] = []
+
+    async def write(self, chunk: bytes) -> int:
+        self.asked.append(self._size + len(chunk))
+        taken: int = await self._file.write(chunk[: max(1, int(self._share * len(chunk)))])
+        self._size += taken
+        return taken
+
+
+@pytest.mark.parametrize("share", [1.0, 0.7])
+async def test_files_are_written_up_to_where_chunks_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    """So the system keeps each chunk in one piece, also when it takes less than it is given."""
+    files: list[Taking] = []
+    real = writing.aiofiles.open
+
+    async def taking(*args: Any, **options: Any) -> Taking:
+        files.append(Taking(await real(*args, **options), share))
+        return files[-1]
+
     monkeypatch.setattr(writing, "_CHUNK", 1000)
-    written = writing._Job.written
-    calls = []
-
-    def short(job: Any, count: int) -> None:
-        calls.append(count)
-        written(job, count)
-
-    monkeypatch.setattr(writing._Job, "written", short)
+    monkeypatch.setattr(writing.aiofiles, "open", taking)
     async with opened(tmp_path) as cache:
         await fill(cache, key())
         found = await cache.read(key())
         assert found is not None
         assert is_right(found, key())
-    assert len(calls) > 6
+    (file,) = files
+    assert len(file.asked) > 6
+    assert not any(end % 1000 for end in file.asked if end != file.asked[-1])
 
 
 async def test_a_disk_that_never_answers_is_not_waited_for(
