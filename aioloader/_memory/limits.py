@@ -17,7 +17,7 @@ __all__ = ["cgroup_folders", "read_number", "require_memory"]
 
 _ROOT = Path("/")
 _UNLIMITED = 1 << 60  # version 1 of cgroups says so by a large number
-_TRIFLE = 1 << 20  # a process that has not even this left ends anyhow, whatever is asked for
+_TRIFLE = 4 << 20  # a program that has not even this left ends anyhow: a worker takes more
 _SMALLER = "use a smaller depth or batch_size"
 
 
@@ -37,7 +37,7 @@ def require_memory(nbytes: int, *, shared: bool = False, root: Path = _ROOT) -> 
     A limit of the machine or of the cgroup would otherwise let the kernel kill this process
     once the memory is written to, and a limit of the process show as a bare error number.
     ``shared`` memory counts as a file, too. ``root`` is where ``/proc`` and ``/sys`` are.
-    Less than a mebibyte is not asked for: to read the limits takes half a millisecond.
+    Less than 4 MiB are not asked for: to read the limits takes half a millisecond.
     """
     if nbytes < _TRIFLE:
         return
