@@ -101,18 +101,23 @@ def slopes(workload: Workload, found: Sequence[Row]) -> list[str]:
     """Return sentences on how figures grow with the cases."""
     told = []
     for loader in dict.fromkeys(row.loader for row in found):
-        parts = []
-        for key in workload.slopes:
-            points = [
-                (float(row.case), row.figures[key].median)
-                for row in found
-                if row.loader == loader and key in row.figures
-            ]
-            if len(points) > 1:
-                parts.append(f"{workload.columns[key].heading} {slope(points):+.3f}")
+        rows = [row for row in found if row.loader == loader]
+        parts = _slopes(workload, rows)
         if parts:
             told.append(f"Slopes of {label(workload, loader)}: {'; '.join(parts)}.")
+        least = workload.slopes_from
+        if least and (parts := _slopes(workload, [r for r in rows if float(r.case) >= least])):
+            told.append(f"From {least} on: {'; '.join(parts)}.")
     return told
+
+
+def _slopes(workload: Workload, rows: Sequence[Row]) -> list[str]:
+    parts = []
+    for key in workload.slopes:
+        points = [(float(row.case), row.figures[key].median) for row in rows if key in row.figures]
+        if len(points) > 1:
+            parts.append(f"{workload.columns[key].heading} {slope(points):+.3f}")
+    return parts
 
 
 def table(name: str, outcomes: Sequence[Outcome]) -> str:

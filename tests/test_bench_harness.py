@@ -200,6 +200,15 @@ def test_slopes_are_on_logarithmic_axes() -> None:
     assert slope([(1e3, 2e3), (1e6, 2e6), (1e9, 2e9)]) == pytest.approx(1)
 
 
+def test_slopes_are_told_of_all_cases_and_of_the_larger_ones() -> None:
+    """One batch ahead is another matter than four, and nothing is left out for that."""
+    times = {"1": 1.0, "4": 2.0, "16": 2.0, "64": 2.0}
+    found = [Outcome(0, case, "ours", {"wrong": "", "setup_ms": ms}) for case, ms in times.items()]
+    told = table("growth_depth", found)
+    assert "Slopes of aioloader: set-up, ms +0.150." in told
+    assert "From 4 on: set-up, ms +0.000." in told
+
+
 def test_rounds_are_interleaved() -> None:
     """Each round has everybody once, and begins with another."""
     workload = load_workload("tiny")

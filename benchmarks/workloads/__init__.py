@@ -49,7 +49,8 @@ class Column:
 class Workload:
     """What is measured: for whom, in which cases, and the columns of its table, the main first.
 
-    ``slopes`` are the figures whose growth over the cases, which are numbers, is told.
+    ``slopes`` are the figures whose growth over the cases, which are numbers, is told, and once
+    more from case ``slopes_from`` on.
     """
 
     title: str
@@ -66,6 +67,7 @@ class Workload:
     short_rounds: int = 3
     labels: Mapping[str, str] = field(default_factory=dict)
     slopes: Sequence[str] = ()
+    slopes_from: int = 0
     prepares: bool = False
 
 

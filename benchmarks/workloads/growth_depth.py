@@ -18,6 +18,7 @@ WORKLOAD = Workload(
     cases=("1", "4", "16", "64", "256"),
     short_cases=("1", "16", "256"),
     slopes=tuple(growth_items.COLUMNS),
+    slopes_from=4,
     reach="slopes ≤ 0.02 on log-log axes (from depth 4: one batch ahead keeps one worker busy)",
 )
 
