@@ -13,13 +13,16 @@ def whole_number(
 ) -> int:
     """Return ``value`` as a plain ``int``, or say which argument is wrong and how.
 
-    NumPy's integers are accepted and become Python's, which cannot overflow.
+    NumPy's integers are accepted and become Python's, which cannot overflow. Truth values are
+    refused, though Python counts with them: ``depth=True`` is a mistake.
 
     >>> whole_number("batch_size", 0, at_least=1)
     Traceback (most recent call last):
     ValueError: batch_size must be at least 1, got 0
     """
     try:
+        if isinstance(value, bool):
+            raise TypeError
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be a whole number, got {value!r}") from None

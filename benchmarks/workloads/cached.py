@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import mmap
+import os
 import subprocess
 import sys
 import time
@@ -30,7 +31,7 @@ BATCHES, ROWS, ROW_BYTES = 128, 32, 1 << 20
 WORDS = ROW_BYTES // 4
 ARRAYS = {"x": ((WORDS,), "uint32", "uint32")}
 BATCH_BYTES = ROWS * ROW_BYTES
-PATIENCE = 20  # seconds that hydrax waits for a batch
+PATIENCE = 120  # seconds that hydrax waits for a batch, also while the disk is written to
 
 WORKLOAD = Workload(
     title="cached: 4 GB in batches of 32 MiB",
@@ -142,6 +143,7 @@ def prepare(setting: Setting) -> None:
             text = json.dumps(asdict(replace(setting, loader=kind)))
             command = (sys.executable, "-m", "benchmarks.program", "cached", text)
             subprocess.run(command, check=kind == "ours", stdout=subprocess.DEVNULL)
+            os.sync()  # nobody is to wait for what another has written
 
 
 def warm(folder: Path) -> None:

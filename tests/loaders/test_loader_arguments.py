@@ -68,6 +68,7 @@ WRONG: list[tuple[str, Any, type[Exception], str]] = [
     ("training", range(8), TypeError, r"training.*range\(0, 8\)"),
     ("training", [GROUP, range(8)], TypeError, r"training.*range\(0, 8\)"),
     ("validation", GROUP, TypeError, "validation"),
+    ("depth", True, TypeError, "depth must be a whole number, got True"),
     ("validation", ("epoch", 1), TypeError, r"validation.*\('epoch', 1\)"),
     ("validation", ("epoch", 1, None), TypeError, "validation.*None"),
     ("validation", ("epoch", 1, []), TypeError, r"validation.*\[\]"),

@@ -251,6 +251,7 @@ def test_a_batch_larger_than_the_data_is_one_short_batch() -> None:
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
         ({"batch_size": 2.0}, TypeError, r"batch_size must be a whole number, got 2\.0"),
         ({"batch_size": 11}, ValueError, "batch_size=11 is more than the 10 .*drop_remainder=Fal"),
+        ({"batch_size": True}, TypeError, "batch_size must be a whole number, got True"),
         ({"seed": "a"}, TypeError, "seed must be a whole number, got 'a'"),
         (
             {"shuffle_later": "default"},
