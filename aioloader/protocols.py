@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import (
@@ -72,6 +73,7 @@ _MASK63 = np.uint64((1 << 63) - 1)
 _STEP = np.uint64(0x1E3779B97F4A7C15)
 _MIX_A = np.uint64(0x3F58476D1CE4E5B9)
 _MIX_B = np.uint64(0x14D049BB133111EB)
+_BLOCK = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,23 +117,40 @@ class Seeds(Sequence[int]):
 
     def take(self, rows: Sequence[int]) -> list[int]:
         """Return the seeds of ``rows``, which count from 0 within this run."""
-        if isinstance(rows, range):
-            counters = np.arange(rows.start, rows.stop, rows.step).astype(np.uint64)
-        else:
-            counters = np.asarray(rows, dtype=np.uint64)
-        z = counters + np.uint64(self.start)
-        z *= _STEP
-        z += np.uint64(self.key)
-        z &= _MASK63
-        z ^= z >> np.uint64(30)
-        z *= _MIX_A
-        z &= _MASK63
-        z ^= z >> np.uint64(27)
-        z *= _MIX_B
-        z &= _MASK63
-        z ^= z >> np.uint64(31)
-        seeds: list[int] = z.tolist()
+        if isinstance(rows, range) and rows.step == 1:
+            return self._run(self.start + rows.start, self.start + rows.stop)
+        counters = np.asarray(rows, dtype=np.uint64)
+        return list(_mixed(self.key, counters + np.uint64(self.start)).tolist())
+
+    def _run(self, start: int, stop: int) -> list[int]:
+        block, first = divmod(start, _BLOCK)
+        length = stop - start
+        seeds: list[int] = []
+        while len(seeds) < length:
+            seeds += _seed_block(self.key, block)[first : first + length - len(seeds)].tolist()
+            block, first = block + 1, 0
         return seeds
+
+
+@functools.lru_cache(8)
+def _seed_block(key: int, block: int) -> np.ndarray:
+    # For a few batches at once: numpy takes as long to begin with one as it takes to mix it.
+    counters = np.arange(_BLOCK, dtype=np.uint64)
+    return _mixed(key, counters + np.uint64(block * _BLOCK))
+
+
+def _mixed(key: int, z: np.ndarray) -> np.ndarray:
+    z *= _STEP
+    z += np.uint64(key)
+    z &= _MASK63
+    z ^= z >> np.uint64(30)
+    z *= _MIX_A
+    z &= _MASK63
+    z ^= z >> np.uint64(27)
+    z *= _MIX_B
+    z &= _MASK63
+    z ^= z >> np.uint64(31)
+    return z
 
 
 def take_seeds(seeds: Sequence[int | None], rows: Sequence[int]) -> list[int | None]:

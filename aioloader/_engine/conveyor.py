@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Conveyor", "Gate", "Outcome", "Passage", "Permit", "Settle"]
 
-_FED_AT_ONCE = 8
+_FED_AT_ONCE = 4
 
 K = TypeVar("K")
 K_contra = TypeVar("K_contra", contravariant=True)

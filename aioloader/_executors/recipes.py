@@ -7,7 +7,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Protocol, final
 
 from aioloader._executors.failures import short
 from aioloader.protocols import Extras, Filled
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BEAT",
     "Columns",
+    "Progress",
     "RowFailed",
     "backoff_seconds",
     "fill_rows",
@@ -31,6 +32,14 @@ BEAT = 1 << 40
 """What is added to a row's number for a sign of life: the remainder is the row."""
 
 _BEAT_SECONDS = 0.01
+
+
+class Progress(Protocol):
+    """Where a recipe says which row comes next, by ``progress[0] = row``."""
+
+    # A call for each row would cost more than all else that is done for a tiny item.
+    def __setitem__(self, place: int, row: int, /) -> None:
+        """Take the row's number; what this raises ends the recipe."""
 
 
 class RowFailed(Exception):
@@ -91,20 +100,20 @@ def fill_rows(
     rows: Sequence[int],
     items: Sequence[object],
     seeds: Sequence[int | None],
-    mark: Callable[[int], None],
+    progress: Progress,
     retries: int = 0,
 ) -> Filled:
-    """Call ``load`` for each row; ``mark`` hears of a row before its item is touched.
+    """Call ``load`` for each row; ``progress[0]`` is set to a row before its item is touched.
 
-    While a row waits for its next try, ``mark`` hears of it again and again, each time with one
-    `BEAT` more. Raises :class:`RowFailed` for the first row that fails ``retries + 1`` times.
+    While a row waits for its next try it is set again and again, each time to one `BEAT` more.
+    Raises :class:`RowFailed` for the first row that fails ``retries + 1`` times.
     """
     columns = Columns(len(rows))
     retried, position = 0, -1
     started = time.perf_counter()
     # Tiny items cost less than what would be easier to read here.
     for row, item, seed, arrays in zip(rows, items, seeds, views.take(rows), strict=True):
-        mark(row)
+        progress[0] = row
         position += 1
         try:
             returned = load(item, arrays, seed)
@@ -112,7 +121,7 @@ def fill_rows(
                 columns.put(position, returned)
         except BaseException as error:
             again = functools.partial(_fill_row, columns, position, load, item, arrays, seed)
-            retried += _retry(again, error, row, mark, retries)
+            retried += _retry(again, error, row, progress, retries)
     return Filled(columns.result(), time.perf_counter() - started, retried)
 
 
@@ -122,7 +131,7 @@ def fill_spans(
     rows: Sequence[int],
     items: Sequence[object],
     seeds: Sequence[int | None],
-    mark: Callable[[int], None],
+    progress: Progress,
     retries: int = 0,
 ) -> Filled:
     """Call a vectorised ``load`` for each run of neighbouring rows; else like `fill_rows`."""
@@ -131,14 +140,14 @@ def fill_spans(
     started = time.perf_counter()
     for first, last in spans(rows):
         start = rows[first]
-        mark(start)
+        progress[0] = start
         arrays = views.span(start, rows[last - 1] + 1)
         given = items[first:last], arrays, list(seeds[first:last])
         attempt = functools.partial(_fill_span, columns, range(first, last), load, *given)
         try:
             attempt()
         except BaseException as error:
-            retried += _retry(attempt, error, start, mark, retries)
+            retried += _retry(attempt, error, start, progress, retries)
     return Filled(columns.result(), time.perf_counter() - started, retried)
 
 
@@ -198,7 +207,7 @@ def _retry(
     attempt: Callable[[], None],
     error: BaseException,
     row: int,
-    mark: Callable[[int], None],
+    progress: Progress,
     retries: int,
 ) -> int:
     """Try again after ``error``; returns how often, or raises RowFailed."""
@@ -206,7 +215,7 @@ def _retry(
     for tried in range(1, retries + 1):
         if not isinstance(latest, Exception):
             break
-        _pause(backoff_seconds(tried), mark, row)
+        _pause(backoff_seconds(tried), progress, row)
         try:
             attempt()
         except BaseException as another:
@@ -220,12 +229,12 @@ def _retry(
         del error, latest, attempt
 
 
-def _pause(seconds: float, mark: Callable[[int], None], row: int) -> None:
+def _pause(seconds: float, progress: Progress, row: int) -> None:
     # Waiting for the next try is no sign of an item that hangs: the heart goes on beating.
     for beat in range(1, math.ceil(seconds / _BEAT_SECONDS) + 1):
-        mark(row + beat * BEAT)
+        progress[0] = row + beat * BEAT
         time.sleep(_BEAT_SECONDS)
-    mark(row)
+    progress[0] = row
 
 
 def _mapping(returned: object) -> Mapping[Any, Any]:

@@ -70,7 +70,7 @@ class _Fill:
 class _Chunk:
     """Rows for one thread. The slot is kept on loan until that thread has released it."""
 
-    __slots__ = ("fill", "given", "hold", "number", "outcome", "rows", "start", "stop")
+    __slots__ = ("fill", "given", "hold", "number", "outcome", "row", "rows", "start", "stop")
 
     def __init__(
         self, number: int, fill: _Fill, start: int, rows: Sequence[int], hold: object, *given: Any
@@ -79,9 +79,16 @@ class _Chunk:
         self.fill: _Fill | None = fill
         self.start, self.stop = start, start + len(rows)
         self.rows = rows
+        self.row = -1  # where its thread is; `BEAT` s on top are signs of life
         self.hold: object = hold
         self.given = given
         self.outcome: Filled | ItemError | None = None
+
+    def __setitem__(self, place: int, row: int) -> None:  # it is the recipe's `Progress`
+        fill = self.fill
+        if fill is None or fill.job.abandoned:  # nobody waits for it any more
+            raise _Abandoned
+        self.row = row
 
     def release(self) -> None:
         """Let go of the slot."""
@@ -107,7 +114,6 @@ class _Thread:
         self._fill = fill_spans if work.vectorized else fill_rows
         self._loop = asyncio.get_running_loop()
         self.chunk: _Chunk | None = None
-        self.row = -1  # where it is in the chunk; `BEAT` s on top are signs of life
         self.retired = False
         self.ended = asyncio.Event()
         try:
@@ -119,7 +125,7 @@ class _Thread:
         startup = self._work.startup
         failure = None if startup is None else _run_startup(startup)
         while (chunk := self._chunks.get()) is not None:
-            self.row, self.chunk = -1, chunk
+            self.chunk = chunk
             outcome = self._run(chunk) if failure is None else failure.to_item_error(0)
             chunk.release()
             chunk.end(outcome)
@@ -130,22 +136,16 @@ class _Thread:
         _call_soon(self._loop, self.ended.set)
 
     def _run(self, chunk: _Chunk) -> Filled | ItemError | None:
-        def mark(row: int) -> None:  # for each row: calls cost as much as tiny items
-            fill = chunk.fill
-            if fill is None or fill.job.abandoned:  # nobody waits for it any more
-                raise _Abandoned
-            self.row = row
-
         load, retries = self._work.load, self._work.retries
         views, items, seeds = chunk.given
         try:
-            return self._fill(load, views, chunk.rows, items, seeds, mark, retries)
+            return self._fill(load, views, chunk.rows, items, seeds, chunk, retries)
         except _Abandoned:
             return None
         except RowFailed as failed:
             return Failure.capture(failed.error).to_item_error(failed.row)
         except BaseException as error:
-            row = self.row % BEAT if self.row >= 0 else chunk.rows[0]
+            row = chunk.row % BEAT if chunk.row >= 0 else chunk.rows[0]
             return Failure.capture(error).to_item_error(row)
 
 
@@ -316,10 +316,14 @@ class ThreadExecutor:
     def _look(self) -> None:
         assert self._watch is not None
         self._timer = asyncio.get_running_loop().call_later(self._tick, self._look)
-        seen = [(thread.chunk, thread.row) for thread in self._threads]
-        signs = [None if chunk is None else (chunk.number, row) for chunk, row in seen]
+        chunks = [thread.chunk for thread in self._threads]
+        rows = [-1 if chunk is None else chunk.row for chunk in chunks]
+        signs = [
+            None if chunk is None else (chunk.number, row)
+            for chunk, row in zip(chunks, rows, strict=True)
+        ]
         for index in self._watch.overdue(time.monotonic(), signs):
-            chunk, row = seen[index]
+            chunk, row = chunks[index], rows[index]
             self._replace(index)
             if chunk is not None:
                 chunk.end(_too_slow(self._work.item_timeout, chunk.rows[0] if row < 0 else row))

@@ -55,12 +55,8 @@ class Board:
     def __init__(self, buffer: Any, offset: int, index: int) -> None:
         start = offset + index * self.CELL_BYTES
         self._cell = cell = memoryview(buffer)[start : start + self.CELL_BYTES].cast("q")
-
-        def mark(row: int) -> None:  # for each row: half of what a method would take
-            cell[1] = row
-
-        self.mark = mark
-        """Says which row comes next; `BEAT` s on top of it are signs of life."""
+        self.progress = cell[1:2]
+        """The row that comes next; `BEAT` s on top of it are signs of life."""
 
     @staticmethod
     def nbytes(num_workers: int) -> int:
@@ -230,8 +226,8 @@ class _Server:
 
     def _run(self, part: Part) -> Filled:
         views = self._views_of(part.offset, part.layout_key)
-        load, mark, retries = self._work.load, self._board.mark, self._work.retries
-        return self._fill(load, views, part.rows, part.items, part.seeds, mark, retries)
+        load, progress, retries = self._work.load, self._board.progress, self._work.retries
+        return self._fill(load, views, part.rows, part.items, part.seeds, progress, retries)
 
     def _views_of(self, offset: int, layout_key: int) -> RowViews:
         key = (offset, layout_key)

@@ -40,6 +40,17 @@ def make_views(rows: int = 8) -> tuple[np.ndarray, RowViews]:
     return array, RowViews({"x": array})
 
 
+class Told:
+    """Progress that keeps every row it is told of."""
+
+    def __init__(self, rows: list[Any]) -> None:
+        self.rows = rows
+
+    def __setitem__(self, place: int, row: int) -> None:
+        assert place == 0
+        self.rows.append(row)
+
+
 class Flaky:
     """A load that fails a number of times for some items."""
 
@@ -65,7 +76,7 @@ def test_every_row_gets_its_item_and_seed() -> None:
     def load(item: int, arrays: Any, seed: int | None) -> None:
         arrays["x"][...] = item * 10 + (seed or 0)
 
-    filled = fill_rows(load, views, [5, 0, 2], [1, 2, 3], [7, None, 8], lambda row: None)
+    filled = fill_rows(load, views, [5, 0, 2], [1, 2, 3], [7, None, 8], [-1])
     assert array.tolist() == [20, -1, 38, -1, -1, 17, -1, -1]
     assert filled.extras is None
     assert filled.retries == 0
@@ -80,7 +91,7 @@ def test_a_row_is_marked_before_its_item_is_touched() -> None:
     def load(item: str, arrays: Any, seed: int | None) -> None:
         story.append(item)
 
-    fill_rows(load, views, [3, 1], ["a", "b"], [None] * 2, story.append)
+    fill_rows(load, views, [3, 1], ["a", "b"], [None] * 2, Told(story))
     assert story == [3, "a", 1, "b"]
 
 
@@ -88,7 +99,7 @@ def test_a_failing_row_is_named_and_ends_the_run() -> None:
     _, views = make_views()
     load = Flaky({12: 1})
     with pytest.raises(RowFailed) as caught:
-        fill_rows(load, views, [4, 5, 6], [11, 12, 13], [None] * 3, lambda row: None)
+        fill_rows(load, views, [4, 5, 6], [11, 12, 13], [None] * 3, [-1])
     assert caught.value.row == 5
     assert isinstance(caught.value.error, ValueError)
     assert load.calls == [11, 12]
@@ -98,7 +109,7 @@ def test_a_row_may_fail_as_often_as_there_are_retries(slept: list[float]) -> Non
     """The retries are each row's own, they are counted, and the waits between them grow."""
     array, views = make_views()
     load = Flaky({1: 2, 3: 3})
-    filled = fill_rows(load, views, range(4), range(4), [None] * 4, lambda row: None, retries=3)
+    filled = fill_rows(load, views, range(4), range(4), [None] * 4, [-1], retries=3)
     assert array[:4].tolist() == [0, 1, 2, 3]
     assert filled.retries == 5
     assert load.calls == [0, 1, 1, 1, 2, 3, 3, 3, 3]
@@ -109,7 +120,7 @@ def test_one_failure_more_than_retries_is_an_error() -> None:
     _, views = make_views()
     load = Flaky({1: 3})
     with pytest.raises(RowFailed) as caught:
-        fill_rows(load, views, range(4), range(4), [None] * 4, lambda row: None, retries=2)
+        fill_rows(load, views, range(4), range(4), [None] * 4, [-1], retries=2)
     assert caught.value.row == 1
     assert load.calls == [0, 1, 1, 1]
 
@@ -128,7 +139,7 @@ def test_an_error_that_is_dropped_keeps_nothing(
     gc.disable()
     try:
         try:
-            fill(load, views, range(2), range(2), [None] * 2, lambda row: None, retries)
+            fill(load, views, range(2), range(2), [None] * 2, [-1], retries)
         except RowFailed as failed:
             reference = weakref.ref(failed)
         assert reference() is None
@@ -144,7 +155,7 @@ def test_what_ends_programs_is_not_tried_again(error: type[BaseException]) -> No
     _, views = make_views()
     load = Flaky({0: 1}, error)
     with pytest.raises(RowFailed) as caught:
-        fill_rows(load, views, [0], [0], [None], lambda row: None, retries=5)
+        fill_rows(load, views, [0], [0], [None], [-1], retries=5)
     assert isinstance(caught.value.error, error)
     assert load.calls == [0]
 
@@ -157,13 +168,13 @@ def test_returned_values_are_columns_with_gaps() -> None:
         returned = {"even": item} if item % 2 == 0 else UserDict({"odd": [item]})
         return None if item == 3 else returned
 
-    filled = fill_rows(load, views, range(5), range(5), [None] * 5, lambda row: None)
+    filled = fill_rows(load, views, range(5), range(5), [None] * 5, [-1])
     assert filled.extras == {"even": [0, None, 2, None, 4], "odd": [None, [1], None, None, None]}
 
 
 def test_empty_mappings_bring_no_columns() -> None:
     _, views = make_views()
-    filled = fill_rows(lambda *_: {}, views, [0, 1], [0, 1], [None] * 2, lambda row: None)
+    filled = fill_rows(lambda *_: {}, views, [0, 1], [0, 1], [None] * 2, [-1])
     assert filled.extras is None
 
 
@@ -182,7 +193,7 @@ def test_empty_mappings_bring_no_columns() -> None:
 def test_what_is_no_mapping_of_strings_is_an_error(returned: Any, message: str) -> None:
     _, views = make_views()
     with pytest.raises(RowFailed) as caught:
-        fill_rows(lambda *_: returned, views, [3], [0], [None], lambda row: None)
+        fill_rows(lambda *_: returned, views, [3], [0], [None], [-1])
     assert caught.value.row == 3
     with pytest.raises(TypeError, match=message):
         raise caught.value.error
@@ -197,7 +208,7 @@ def test_a_generator_function_is_an_error_and_not_an_empty_row() -> None:
         yield
 
     with pytest.raises(RowFailed) as caught:
-        fill_rows(load, views, [0], [0], [None], lambda row: None)
+        fill_rows(load, views, [0], [0], [None], [-1])
     assert "must return a mapping" in str(caught.value.error)
     assert "generator" in str(caught.value.error)
 
@@ -216,7 +227,7 @@ def test_a_vectorised_load_is_called_for_each_run_of_neighbours() -> None:
         return {"n": [item * 2 for item in items]}
 
     rows, items = [0, 1, 4, 5, 6], [10, 11, 12, 13, 14]
-    filled = fill_spans(load, views, rows, items, [1, 2, 3, 4, 5], marks.append)
+    filled = fill_spans(load, views, rows, items, [1, 2, 3, 4, 5], Told(marks))
     assert calls == [([10, 11], [1, 2], (2,)), ([12, 13, 14], [3, 4, 5], (3,))]
     assert marks == [0, 4]
     assert array.tolist() == [10, 11, -1, -1, 12, 13, 14, -1]
@@ -227,7 +238,7 @@ def test_columns_of_arrays_are_taken_row_by_row() -> None:
     _, views = make_views()
     filled = fill_spans(
         lambda items, *_: {"box": np.arange(len(items) * 2).reshape(-1, 2)},
-        *(views, [0, 1, 4], [0, 1, 2], [None] * 3, lambda row: None),
+        *(views, [0, 1, 4], [0, 1, 2], [None] * 3, [-1]),
     )
     assert filled.extras is not None
     assert [list(box) for box in filled.extras["box"]] == [[0, 1], [2, 3], [0, 1]]  # type: ignore[call-overload]
@@ -249,7 +260,7 @@ def test_a_column_of_the_wrong_length_is_an_error(
 ) -> None:
     _, views = make_views()
     with pytest.raises(RowFailed) as caught:
-        fill_spans(lambda *_: returned, views, [2, 3, 4], "abc", [None] * 3, lambda row: None)
+        fill_spans(lambda *_: returned, views, [2, 3, 4], "abc", [None] * 3, [-1])
     assert caught.value.row == 2
     with pytest.raises(error, match=message):
         raise caught.value.error
@@ -264,7 +275,7 @@ def test_runs_are_tried_again_too(slept: list[float]) -> None:
         if next(failures):
             raise ValueError
 
-    filled = fill_spans(load, views, [0, 1, 5], [1, 2, 3], [None] * 3, lambda row: None, retries=2)
+    filled = fill_spans(load, views, [0, 1, 5], [1, 2, 3], [None] * 3, [-1], retries=2)
     assert filled.retries == 3
     assert sum(slept) == pytest.approx(0.05 + 0.1 + 0.05)
     assert array.tolist() == [1, 2, -1, -1, -1, 3, -1, -1]
@@ -278,7 +289,7 @@ def test_a_run_that_goes_on_failing_is_named_by_its_first_row() -> None:
             raise ValueError(3)
 
     with pytest.raises(RowFailed) as caught:
-        fill_spans(load, views, [0, 4, 5], [1, 2, 3], [None] * 3, lambda row: None, retries=1)
+        fill_spans(load, views, [0, 4, 5], [1, 2, 3], [None] * 3, [-1], retries=1)
     assert caught.value.row == 4
 
 
