@@ -36,7 +36,7 @@ from aioloader._audit import Audit, auditing
 from aioloader._census import Census
 from aioloader._faults import Fault, faults
 from aioloader._memory.arena import Arena, slot_bytes
-from aioloader._memory.layout import make_layouts
+from aioloader._memory.declaring import make_layouts
 from aioloader.errors import ItemError
 from aioloader.protocols import Arrays, Executor, Layouts, Work
 from aioloader.sources.contract import StoreContract

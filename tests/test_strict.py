@@ -27,7 +27,7 @@ from support import (
 from aioloader import Loader
 from aioloader._audit import POISON, FreeSlots
 from aioloader._memory.arena import Arena, slot_bytes
-from aioloader._memory.layout import make_layouts
+from aioloader._memory.declaring import make_layouts
 from aioloader._memory.segment import PrivateSegment
 from aioloader.testing import Audit, strict
 

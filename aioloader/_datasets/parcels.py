@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, final
 from aioloader._datasets.worker_recipe import Order
 from aioloader._engine.stages import Placed
 from aioloader._executors.failures import Failure
-from aioloader._memory.layout import layout_bytes, make_layouts
+from aioloader._memory.declaring import make_layouts
+from aioloader._memory.layout import layout_bytes
 from aioloader.protocols import Ticket
 
 if TYPE_CHECKING:

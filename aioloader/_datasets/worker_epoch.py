@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Chunk", "Crew", "Epoch", "Manning"]
 
-_WHAT_RECIPES_NEED = "aioloader._datasets.map_dataset"
+_WHAT_RECIPES_NEED = ("aioloader._datasets.map_dataset",)
 _SPARE_SLOTS = 3
 _SPARE_SLOTS_AWAITING = 16
 

@@ -19,7 +19,7 @@ from aioloader._executors.forkserver import ForkContext, server
 from aioloader._executors.memory_kills import MemoryKills
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from aioloader._faults import Fault
     from aioloader._memory.segment import SharedSegment
@@ -40,7 +40,7 @@ class CrewSpec:
     nice: int
     pickled_work: bytes
     faults: tuple[Fault, ...] = ()
-    preload: str = ""
+    preload: Sequence[str] = ()
 
 
 @final

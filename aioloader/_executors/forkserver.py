@@ -393,8 +393,8 @@ def _command(descriptor: int) -> list[str]:
     # But the package is this one, also where another copy of it is installed.
     folder = str(Path(__file__).parents[2])
     program = (
-        f"import sys; sys.path[:] = {json.dumps(path)}; import importlib, typing; "
-        f"sys.path.insert(0, {json.dumps(folder)}); import aioloader; del sys.path[0]; "
+        f"import gc, sys; gc.disable(); sys.path[:] = {json.dumps(path)}; import importlib, typing"
+        f"; sys.path.insert(0, {json.dumps(folder)}); import aioloader; del sys.path[0]; "
         f"from aioloader._executors.forkserver_main import serve; serve({descriptor})"
     )
     return [sys.executable, *flags(), "-c", program]

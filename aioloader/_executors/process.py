@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ProcessExecutor", "pickle_work"]
 
+_RARE_NUMBERS = "ml_dtypes"  # ten milliseconds of a worker's start, and few layouts have any
 _PAGE = 4096
 
 
@@ -36,14 +37,15 @@ class ProcessExecutor:
 
     Rows go out in chunks, and every chunk is remembered until it is acknowledged, so that
     the death of a worker costs a second run of those chunks and nothing else. Owns the
-    workers, through a `Supervisor`. ``preload`` names a module that all workers will import:
-    it is imported once, before they are forked, and its memory is shared.
+    workers, through a `Supervisor`. ``preload`` names modules that all workers will import:
+    they are imported once, before workers are forked, and their memory is shared.
     """
 
-    def __init__(self, work: Work, *, preload: str = "") -> None:
+    def __init__(self, work: Work, *, preload: Sequence[str] = ()) -> None:
         self._work = work
-        self._preload = preload
         self._pickled = pickle_work(work)
+        needs_numbers = _RARE_NUMBERS.encode() in self._pickled
+        self._preload = (*preload, _RARE_NUMBERS) if needs_numbers else tuple(preload)
         self._ledger = Ledger()
         self._packer = Packer()
         self._supervisor: Supervisor | None = None

@@ -83,8 +83,8 @@ class Supervisor:
         self._thread = ThreadPoolExecutor(1, "aioloader-supervisor", hold_sigpipe)
         self._reader = ThreadPoolExecutor(1, "aioloader-reader")  # starts with the first use
         self._thread.submit(server.retain)
-        if self._spec.preload:
-            self._thread.submit(server.preload, self._spec.preload)
+        for module in self._spec.preload:
+            self._thread.submit(server.preload, module)
         try:
             self._start_crew()
         except BaseException:

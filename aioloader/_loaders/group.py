@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, final, overload
 
 import numpy as np
 
-from aioloader._memory.layout import layout_bytes, make_layouts, take_rows
+from aioloader._memory.declaring import make_layouts
+from aioloader._memory.layout import layout_bytes, take_rows
 from aioloader._order.arguments import whole_number
 from aioloader._order.group_order import GroupOrder, ShuffleLater
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 
 from aioloader._engine.stages import Placed
-from aioloader._memory.layout import layout_bytes, make_layouts
+from aioloader._memory.declaring import make_layouts
+from aioloader._memory.layout import layout_bytes
 from aioloader._memory.tree import Structure, flatten, stack, unflatten
 from aioloader._order.arguments import whole_number
 from aioloader.errors import LayoutError

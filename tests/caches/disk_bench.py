@@ -14,7 +14,8 @@ import numpy as np
 from aioloader._caches.disk import DiskCache
 from aioloader._caches.entry import EntryKey
 from aioloader._caches.identity import Identity
-from aioloader._memory.layout import make_layouts, view
+from aioloader._memory.declaring import make_layouts
+from aioloader._memory.layout import view
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping

@@ -10,7 +10,7 @@ import numpy as np
 
 from aioloader._engine.session import Session
 from aioloader._engine.stages import Placed, SessionSpec
-from aioloader._memory.layout import make_layouts
+from aioloader._memory.declaring import make_layouts
 from aioloader._memory.segment import PrivateSegment
 from aioloader.errors import ItemError
 from aioloader.protocols import Filled, Ticket

@@ -14,7 +14,7 @@ from support import until
 from aioloader._engine.session import Session
 from aioloader._engine.stages import SessionSpec
 from aioloader._executors.process import ProcessExecutor
-from aioloader._memory.layout import make_layouts
+from aioloader._memory.declaring import make_layouts
 from aioloader._memory.segment import SharedSegment
 from aioloader.protocols import Work
 from aioloader.testing import strict

@@ -14,7 +14,7 @@ from aioloader._executors.coroutines import CoroutineExecutor
 from aioloader._executors.process import ProcessExecutor
 from aioloader._executors.threads import ThreadExecutor
 from aioloader._memory.arena import Arena, slot_bytes
-from aioloader._memory.layout import make_layouts
+from aioloader._memory.declaring import make_layouts
 from aioloader.errors import ItemError
 from aioloader.protocols import Work
 

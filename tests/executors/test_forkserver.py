@@ -105,6 +105,16 @@ def test_what_is_preloaded_is_imported_once_for_all_children() -> None:
         assert server_pids() not in ([], [pid])
 
 
+def test_children_collect_garbage_but_what_they_were_forked_with() -> None:
+    """To look at that would copy the pages that they share."""
+    collects = "gc.isenabled() and gc.get_freeze_count() > 1000"
+    program = f"import gc, os; os._exit(0 if {collects} else 9)"
+    with server.use():
+        assert run_to_its_end(exec, program) == 0
+        server.preload("colorsys")
+        assert run_to_its_end(exec, program) == 0
+
+
 def test_many_children_run_at_once() -> None:
     with server.use():
         children = [ForkContext().Process(target=os._exit, args=(n,)) for n in range(30)]

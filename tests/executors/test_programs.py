@@ -23,7 +23,7 @@ PRELUDE = """
 import asyncio, gc, os, signal, sys, time
 from aioloader._executors.process import ProcessExecutor
 from aioloader._memory.arena import Arena, slot_bytes
-from aioloader._memory.layout import make_layouts
+from aioloader._memory.declaring import make_layouts
 from aioloader.errors import ItemError
 from aioloader.protocols import Work
 

@@ -19,7 +19,8 @@ from support import both_loops, run_on, until
 
 from aioloader._memory import arena as module
 from aioloader._memory.arena import PAGE, Arena, ArenaSlot, slot_bytes
-from aioloader._memory.layout import layout_bytes, make_layouts
+from aioloader._memory.declaring import make_layouts
+from aioloader._memory.layout import layout_bytes
 from aioloader._memory.segment import PrivateSegment
 
 if TYPE_CHECKING:

@@ -11,14 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aioloader._memory.layout import (
-    ALIGNMENT,
-    RowViews,
-    layout_bytes,
-    make_layouts,
-    take_rows,
-    view,
-)
+from aioloader._memory.declaring import ALIGNMENT, make_layouts
+from aioloader._memory.layout import RowViews, layout_bytes, take_rows, view
 from aioloader.errors import LayoutError
 
 if TYPE_CHECKING:
