@@ -16,7 +16,9 @@ import pytest
 from executor_bench import LAYOUTS, ROWS, Bench, bench
 from support import until
 
+from aioloader._executors.forkserver import server
 from aioloader._executors.process import ProcessExecutor
+from aioloader._memory.declaring import make_layouts
 from aioloader.errors import ItemError
 from aioloader.protocols import Work
 
@@ -43,6 +45,22 @@ async def ask(question: Any, **options: Any) -> list[Any]:
 async def test_load_may_import_jax_in_a_worker() -> None:
     """Nothing keeps the user from it."""
     assert set(await ask(lambda: __import__("jax").__name__, num_workers=1)) == {"jax"}
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("int32", []), ("bfloat16", ["ml_dtypes"])])
+async def test_rare_dtypes_are_imported_once_for_all_workers(
+    monkeypatch: pytest.MonkeyPatch, dtype: str, expected: list[str]
+) -> None:
+    """By their server, and only where a layout has any."""
+    preloaded: list[str] = []
+    monkeypatch.setattr(server, "preload", preloaded.append)
+    layouts = (make_layouts({"x": ((), dtype, dtype)}, ROWS, "arrays"),)
+    executor = ProcessExecutor(Work(plain, layouts, num_workers=1))
+    segment = executor.allocate(4096)
+    async with executor:
+        await until(lambda: len(executor.worker_pids) == 1)
+    segment.close()
+    assert preloaded == expected
 
 
 @pytest.mark.parametrize("nice", [0, 10, 19])
