@@ -53,7 +53,9 @@ class DataGroup(Sequence[D], Generic[D]):
             is used as it is and never copied, however long or lazy; an iterator is read to
             its end. Items must be picklable to reach worker processes.
         loader_arrays: ``{name: (shape, numpy_dtype, jax_dtype)}`` for the arrays that ``load``
-            fills, without the batch dimension.
+            fills, without the batch dimension. Names of `ml_dtypes`, such as ``"bfloat16"``, are
+            known here, and in workers where an array has such a dtype; elsewhere ``load``
+            imports that package before it uses them.
         cache_arrays: The same for batches as they are cached, where that differs.
         cache_location: The directory of the cache on disk. Batches are written there, and read
             from there in later epochs and runs. With ``cache_arrays`` it is you who turn a
